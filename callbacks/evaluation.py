@@ -1,0 +1,123 @@
+"""Grades what a fit began with and what came out of it, beside plain SFT on as many tokens.
+
+Everything runs in processes of its own: a crash costs its row and not the run, and an accelerator
+gets back the memory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from wdl.data.module import WeakDrivenDataModule
+from wdl.files import write_json
+from wdl.models.module import WeakDrivenModule
+from wdl.paths import InputPath
+
+CONTROL = "sft_control"
+_LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class FinalEvaluation(Callback):
+    """Writes ``results.json`` and ``evaluation/`` to the run's folder when a fit ends.
+
+    Graded are ``weak``, ``strong_before``, ``strong_after`` and ``sft_control``: plain SFT (no
+    weak branch, uniform weights) from the same start on the same number of tokens, without which
+    no gain of the first three means anything.
+
+    Args:
+        benchmark: What is graded, as in ``wdl evaluate --benchmarks``; null grades nothing.
+        data: The benchmark's problems.
+        protocol: How answers are generated, as in ``wdl evaluate --protocol``.
+        sft_control: Train the control too, which costs about half of a joint run. With several
+            nodes make it a run of its own.
+    """
+
+    def __init__(
+        self,
+        benchmark: str | None = None,
+        data: InputPath | None = None,
+        protocol: str = "quick",
+        sft_control: bool = False,
+    ) -> None:
+        self.benchmark = benchmark
+        self.data = data
+        self.protocol = protocol
+        self.sft_control = sft_control
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """On one process, after the strategy has given back its memory."""
+        if trainer.interrupted or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, WeakDrivenModule)
+        assert trainer.log_dir is not None
+        run = Path(trainer.log_dir)
+        data: WeakDrivenDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        epochs = trainer.global_step / data.summary["steps"]
+        results: dict[str, Any] = {
+            "steps": trainer.global_step,
+            "tokens": {"strong_after": round(data.summary["tokens"] * epochs)},
+            "validation": {name: float(v) for name, v in trainer.logged_metrics.items()},
+        }
+        models = _starting_points(pl_module) | {"strong_after": str(run / "strong")}
+        if self.sft_control:
+            control = train_control(run, data.summary["tokens"])
+            if control is not None:
+                models[CONTROL] = str(control / "strong")
+                trained = json.loads((control / "results.json").read_text())
+                results["tokens"][CONTROL] = trained["tokens"]["strong_after"]
+        if self.benchmark is not None:
+            results |= self._grade(models, run / "evaluation")
+        write_json(run / "results.json", results)
+        rank_zero_info(f"results: {run / 'results.json'}")
+
+    def _grade(self, models: dict[str, str], out: Path) -> dict[str, Any]:
+        """Exact match of each model, by ``wdl evaluate``."""
+        labelled = ",".join(f"{label}={folder}" for label, folder in models.items())
+        options = ["--benchmarks", str(self.benchmark), "--protocol", self.protocol]
+        if self.data is not None:
+            options += ["--data", str(self.data)]
+        if _wdl("evaluate", "--model", labelled, *options, "--out", str(out)):
+            rank_zero_warn("the evaluation failed, see above; the run itself is complete")
+            return {}
+        summary = json.loads((out / "summary.json").read_text())
+        names = ("weak", "strong_before", "strong_after", CONTROL)
+        ...
+        return {"exact_match": dict.fromkeys(names), "summary": summary}
+
+
+def _starting_points(module: WeakDrivenModule) -> dict[str, str]:
+    """The branches as they were before the fit."""
+    starts = {"weak": module.sources["weak"]} if "weak" in module.sources else {}
+    if module.pretrained:
+        starts["strong_before"] = module.sources["strong"]
+    return {name: str(source) for name, source in starts.items()}
+
+
+def train_control(run: Path, tokens: int) -> Path | None:
+    """Plain SFT with the settings of ``run``, on ``tokens`` tokens an epoch; its run folder."""
+    rank_zero_info(f"training the control: plain SFT on {tokens} tokens an epoch")
+    failed = _wdl(
+        *("fit", "--config", str(run / "config.yaml")),
+        *("--runs", str(run), "--name", CONTROL, "--ckpt_path", "null"),
+        *("--model.weak", "null", "--model.lam", "1"),
+        *("--data.selection.weights", "uniform"),
+        *("--data.selection.draw", "without_replacement", "--data.selection.tokens", str(tokens)),
+        *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),
+    )
+    if failed:
+        rank_zero_warn("the control failed, see above; the run itself is complete")
+        return None
+    return (run / CONTROL / "latest").resolve()
+
+
+def _wdl(*args: str) -> int:
+    """Exit code of a ``wdl`` command that knows nothing of this process's ranks."""
+    environment = {name: v for name, v in os.environ.items() if name not in _LAUNCHER}
+    return subprocess.run([sys.executable, "-m", "wdl", *args], env=environment).returncode

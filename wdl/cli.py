@@ -1,0 +1,102 @@
+"""The ``wdl`` command.
+
+``fit`` and ``validate`` are Lightning's, configured by YAML files; the other verbs are functions
+whose signatures are their options. Mistakes of the user end in one line each and exit code 2.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wdl.errors import UserError
+
+VERBS = {
+    "fit": "train the strong branch of a pair, export it and grade it",
+    "validate": "validation metrics of a checkpoint",
+    "evaluate": "grade the answers of one or more models on benchmarks",
+    "pipeline": "run stages in order, skipping what is done",
+    "tiny": "write the embedded default: tiny Qwen3, tokenizer and arithmetic data",
+}
+
+USAGE = f"""usage: wdl VERB [options]
+
+Weak-driven post-training: make a language model better with nothing but its own weaker past.
+
+verbs:
+{os.linesep.join(f"  {verb:<10} {text}" for verb, text in VERBS.items())}
+
+wdl VERB --help      lists the options of a verb
+wdl VERB --print_config  writes them as YAML
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; ``args`` defaults to the process's own."""
+    args = list(sys.argv[1:] if args is None else args)
+    # threads that spin while they wait for each other slow a busy machine down several times
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        raise SystemExit(0 if args else 2)
+    try:
+        _run(args)
+    except UserError as error:
+        _report(error)
+
+
+def _run(args: list[str]) -> None:
+    verb, rest = args[0], args[1:]
+    if verb not in VERBS:
+        raise UserError(f"{verb}: there is no such verb; choose from {', '.join(VERBS)}")
+    if verb in ("fit", "validate"):
+        from wdl.lightning_cli import run
+
+        run(args)
+    else:
+        _call(verb, _function(verb), rest)
+
+
+def _function(verb: str) -> Callable[..., None]:
+    """The function behind a verb; imported on demand, since some of them import torch."""
+    if verb == "evaluate":
+        from wdl.evaluation.run import evaluate
+
+        return evaluate
+    if verb == "pipeline":
+        from wdl.pipeline import run_pipeline
+
+        return run_pipeline
+    from wdl.tiny import write_tiny
+
+    return write_tiny
+
+
+def _call(verb: str, function: Callable[..., None], args: list[str]) -> None:
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            raise UserError(f"wdl {verb}: {message}; see wdl {verb} --help") from ex
+
+    parser = Parser(prog=f"wdl {verb}", description=VERBS[verb])
+    if verb != "pipeline":
+        parser.add_argument("--config", action="config", help="YAML file with these options.")
+    parser.add_function_arguments(function)
+    options: dict[str, Any] = parser.instantiate(parser.parse_args(args)).as_dict()
+    options.pop("config", None)
+    function(**options)
+
+
+def _report(error: UserError) -> NoReturn:
+    """One line per fault on the error stream, from the first process alone."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for line in error.lines():
+            print(f"wdl: error: {_shorten(line)}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _shorten(line: str) -> str:
+    """Paths below the current folder as the user would write them."""
+    return line.replace(f"{Path.cwd()}{os.sep}", "")

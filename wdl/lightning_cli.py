@@ -1,0 +1,121 @@
+"""``wdl fit`` and ``wdl validate``: LightningCLI with this project's module, data and callbacks."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from transformers.utils.logging import disable_progress_bar
+
+from wdl.callbacks.evaluation import FinalEvaluation
+from wdl.callbacks.export import StrongExport
+from wdl.data.module import WeakDrivenDataModule
+from wdl.errors import UserError
+from wdl.files import point_to
+from wdl.models.module import WeakDrivenModule
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line each."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Report instead of printing the usage."""
+        raise UserError(f"{message}; see {self.prog} --help") from ex
+
+
+class RunFolder(SaveConfigCallback):
+    """Saves the whole configuration in the run's folder and points ``latest`` to it."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Only a fit has a folder of its own."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Called on one rank, after the configuration is written."""
+        assert trainer.log_dir is not None
+        folder = Path(trainer.log_dir)
+        point_to(folder.parent / "latest", folder)
+
+
+class WeakDrivenCLI(LightningCLI):
+    """Arguments and links of a weak-driven run."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's verbs that mean something here, and the arguments that others fill in."""
+        loaders = {"model", "datamodule", "train_dataloaders", "val_dataloaders", "dataloaders"}
+        return {"fit": loaders, "validate": loaders}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What a run has beside trainer, model and data."""
+        parser.add_argument("--name", type=str, default="wdl", help="Name of the run.")
+        parser.add_argument(
+            "--runs",
+            type=str,
+            default="runs",
+            help="Folder of all runs; this one writes to RUNS/NAME/version_N.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(FinalEvaluation, "evaluation")
+        parser.link_arguments("model.strong", "data.strong")
+        parser.link_arguments("model.weak", "data.weak")
+
+    def after_instantiate_classes(self) -> None:
+        """Look at all input before a model is loaded."""
+        ckpt_path = self._get(self.config, "ckpt_path")
+        if ckpt_path not in (None, "last", "best") and not os.path.exists(ckpt_path):
+            raise UserError(f"ckpt_path: there is no checkpoint {ckpt_path}; check --ckpt_path")
+        self.datamodule.check_inputs()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that logs a fit to its folder, and nothing else anywhere."""
+        logger: TensorBoardLogger | bool = False
+        if self.subcommand == "fit":
+            logger = TensorBoardLogger(
+                self._get(self.config, "runs"),
+                name=self._get(self.config, "name"),
+                default_hp_metric=False,
+            )
+        return super().instantiate_trainer(logger=logger, **kwargs)
+
+
+def run(args: list[str]) -> None:
+    """Parse ``args`` (verb first) and run the verb."""
+    _quieten()
+    try:
+        WeakDrivenCLI(
+            WeakDrivenModule,
+            WeakDrivenDataModule,
+            save_config_callback=RunFolder,
+            trainer_defaults={"callbacks": [StrongExport()], "use_distributed_sampler": False},
+            seed_everything_default=42,
+            parser_kwargs={"parser_mode": "yaml", "prog": "wdl"},
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+
+
+def _quieten() -> None:
+    """Drop what libraries say that is settled by design or nothing a user could act on."""
+    for message in (
+        ".*does not have many workers.*",  # encoded samples are read from memory maps
+        ".*dataloader is not resumable.*",  # the plan resumes by the count of optimizer steps
+        ".*LightningCLI's args parameter.*",
+        ".*LeafSpec.* is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
+    disable_progress_bar()  # of loading and saving weights; it would break into the trainer's

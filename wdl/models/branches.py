@@ -1,0 +1,112 @@
+"""Branches: causal language models of transformers, loaded and checked one way."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from wdl.errors import UserError
+
+_LOGIT_CHANGES = {
+    "final_logit_softcapping": None,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "lm_head_multiplier": 1.0,
+    "output_multiplier_scale": 1.0,
+}
+"""Settings of transformers configurations that make logits other than hidden @ head.T."""
+
+
+def check_source(source: str, key: str) -> None:
+    """Refuse a folder that is not there or holds no model, before anything is loaded.
+
+    Args:
+        source: A folder, or a name on the model hub (``organisation/name``).
+        key: The configuration key it came from.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{key}: {source} holds no config.json; give a Hugging Face folder")
+    elif folder.is_absolute():
+        raise UserError(f"{key}: there is no folder {source}; give a Hugging Face folder or name")
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder or on the hub."""
+    return AutoTokenizer.from_pretrained(source)
+
+
+def load_branch(
+    source: str, dtype: torch.dtype = torch.float32, pretrained: bool = True
+) -> PreTrainedModel:
+    """A causal language model whose logits are ``hidden @ head.T``, in training mode.
+
+    Args:
+        source: A folder, or a name on the model hub.
+        dtype: Of its parameters.
+        pretrained: False draws the weights at random from the configuration alone.
+
+    Raises:
+        UserError: Its logits are made in another way.
+    """
+    config = AutoConfig.from_pretrained(source)
+    _refuse_changed_logits(config.get_text_config().to_dict(), source)
+    if pretrained:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    else:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if getattr(output_head(model), "bias", None) is not None:
+        raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
+    return model.train()
+
+
+def _refuse_changed_logits(config: dict, source: str) -> None:
+    for setting, neutral in _LOGIT_CHANGES.items():
+        value = config.get(setting, neutral)
+        if value not in (None, neutral):
+            raise UserError(
+                f"{source}: {setting}={value} changes the logits after the output head, which "
+                "the mixed loss does not know; use a model without it"
+            )
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """The layer that turns hidden states into logits."""
+    return model.get_output_embeddings()
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states [B, T, H], after the final norm: what the output head reads."""
+    output = model.base_model(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+    )
+    return output.last_hidden_state
+
+
+def check_same_vocabulary(strong: str, weak: str) -> None:
+    """Refuse a pair of branches that number their tokens differently.
+
+    Logits are mixed entry by entry, so both the tokenizers and the sizes of the heads must agree.
+    """
+    sizes = [AutoConfig.from_pretrained(s).get_text_config().vocab_size for s in (strong, weak)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"model.weak: {weak} has {sizes[1]} logits, {strong} has {sizes[0]}; both branches "
+            "must share one vocabulary"
+        )
+    vocabularies = [load_tokenizer(source).get_vocab() for source in (strong, weak)]
+    if vocabularies[0] != vocabularies[1]:
+        differing = sorted(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
+        raise UserError(
+            f"model.weak: the tokenizer of {weak} differs from that of {strong}, for example at "
+            f"{json.dumps(differing[0][0])}; both branches must share one vocabulary"
+        )

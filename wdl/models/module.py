@@ -1,0 +1,152 @@
+"""The Lightning module: a weak/strong pair trained on its mixed logits.
+
+    z = λ·z_strong + (1 − λ)·z_weak        loss = cross-entropy of softmax(z) on completion tokens
+
+Without a weak branch z = λ·z_strong: plain SFT at λ = 1, the scale-only control below. Only the
+strong branch is kept afterwards.
+"""
+
+from typing import Any, Literal, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel, get_scheduler
+
+from wdl.data.encoding import Batch
+from wdl.errors import UserError
+from wdl.models.branches import hidden_states, load_branch, output_head
+from wdl.models.mixed_loss import mixed_linear_cross_entropy
+from wdl.paths import ModelSource
+
+
+class WeakDrivenModule(pl.LightningModule):
+    """Trains the strong branch of a pair, from the mixture with a weaker past state of it.
+
+    Args:
+        strong: The branch to make stronger: a Hugging Face folder or a name on the model hub.
+        weak: The earlier state, or null for plain SFT. It may have another hidden size, never
+            another vocabulary.
+        lam: λ, the share of the strong branch in the mixture, in [0, 1].
+        train_weak: Whether the weak branch trains too (paper v2) or stays as it is (paper v1).
+        pretrained: False starts the strong branch from random weights, by its configuration.
+        optimizer: Optimizer of everything that trains.
+        schedule: Course of the learning rate after the warm-up.
+        warmup: Share of the optimizer steps in which the learning rate rises from 0.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        strong: ModelSource,
+        weak: ModelSource | None = None,
+        lam: float = 0.5,
+        train_weak: bool = True,
+        pretrained: bool = True,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(
+            parameters, lr=1e-5, weight_decay=0.0
+        ),
+        schedule: Literal["cosine", "linear", "constant"] = "cosine",
+        warmup: float = 0.1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= lam <= 1:
+            raise UserError(f"model.lam: {lam} is the strong branch's share; it must lie in [0, 1]")
+        if not 0 <= warmup <= 1:
+            raise UserError(f"model.warmup: {warmup} is a share of the steps; it must lie in [0, 1]")
+        self.sources = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
+        self.lam = lam
+        self.train_weak = train_weak
+        self.pretrained = pretrained
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup = warmup
+        self.gradient_checkpointing = gradient_checkpointing
+        self.branches = nn.ModuleDict()
+        self.val_losses = nn.ModuleDict()
+        self._step_loss: Tensor | float = 0.0
+
+    @property
+    def strong(self) -> PreTrainedModel:
+        """The branch that is exported."""
+        return cast(PreTrainedModel, self.branches["strong"])
+
+    @property
+    def weak(self) -> PreTrainedModel | None:
+        """The earlier state, if there is one."""
+        return cast(PreTrainedModel, self.branches["weak"]) if "weak" in self.sources else None
+
+    def configure_model(self) -> None:
+        """Load the branches, under whatever sharding the strategy wants."""
+        if self.branches:
+            return
+        for name, source in self.sources.items():
+            pretrained = self.pretrained or name == "weak"
+            branch = load_branch(source, torch.get_default_dtype(), pretrained)
+            if self.gradient_checkpointing:
+                branch.gradient_checkpointing_enable({"use_reentrant": False})
+            self.branches[name] = branch
+        if self.weak is not None and not self.train_weak:
+            self.weak.requires_grad_(False)
+        losses = ("loss", *(f"{name}_loss" for name in self.sources))
+        self.val_losses.update({name: MeanMetric() for name in losses})
+
+    def forward(self, batch: Batch, lam: float, branches: tuple[str, ...]) -> Tensor:
+        """Cross-entropy on the mixture of ``branches``, summed and divided by the denominator.
+
+        Computed here, inside the strategy's forward, so that sharded output heads are at hand.
+        """
+        labels = batch["labels"].flatten()
+        hidden, heads = [], []
+        for name in branches:
+            branch = cast(PreTrainedModel, self.branches[name])
+            trains = torch.is_grad_enabled() and (name == "strong" or self.train_weak)
+            with torch.set_grad_enabled(trains):
+                states = hidden_states(branch, batch["input_ids"], batch["attention_mask"])
+            hidden.append(states.flatten(0, 1))
+            heads.append(output_head(branch).weight)
+        weak = (hidden[1], heads[1]) if len(branches) > 1 else (None, None)
+        return mixed_linear_cross_entropy(
+            hidden[0], heads[0], *weak, labels, lam, denominator=batch["denominator"]
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mixed loss of one micro-batch, scaled so that steps average over completion tokens."""
+        loss = self(batch, self.lam, tuple(self.sources))
+        self._step_loss = self._step_loss + loss.detach()
+        # the trainer averages over accumulated micro-batches and ranks; the loss is their sum
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Log the loss of each whole optimizer step."""
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            loss = self.trainer.strategy.reduce(self._step_loss, reduce_op="sum")
+            self.log("train/loss", loss, prog_bar=True)
+            self._step_loss = 0.0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Per-token losses of the mixture and of each branch alone."""
+        tokens = batch["denominator"]
+        mixtures = {"loss": (self.lam, tuple(self.sources))}
+        mixtures |= {f"{name}_loss": (1.0, (name,)) for name in self.sources}
+        for name, (lam, branches) in mixtures.items():
+            value = self(batch, lam, branches) if tokens else torch.zeros(())
+            metric = cast(MeanMetric, self.val_losses[name])
+            metric.update(value, weight=tokens)
+            self.log(f"val/{name}", metric, prog_bar=name == "loss", batch_size=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer over what trains, and a schedule over all optimizer steps."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = "constant_with_warmup" if self.schedule == "constant" else self.schedule
+        scheduler = get_scheduler(
+            schedule,
+            optimizer,
+            num_warmup_steps=round(self.warmup * steps),
+            num_training_steps=steps,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
