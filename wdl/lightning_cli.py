@@ -26,7 +26,8 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report instead of printing the usage."""
-        raise UserError(f"{message}; see {self.prog} --help") from ex
+        command = self.prog.replace(" [options]", "")
+        raise UserError(f"{message}; see {command} --help") from ex
 
 
 class RunFolder(SaveConfigCallback):
@@ -53,6 +54,14 @@ class WeakDrivenCLI(LightningCLI):
         loaders = {"model", "datamodule", "train_dataloaders", "val_dataloaders", "dataloaders"}
         return {"fit": loaders, "validate": loaders}
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Model and data first: what people look for in the help."""
+        parser.add_lightning_class_args(WeakDrivenModule, "model")
+        parser.add_lightning_class_args(WeakDrivenDataModule, "data")
+        parser.add_lightning_class_args(FinalEvaluation, "evaluation")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Trainer, "trainer")
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What a run has beside trainer, model and data."""
         parser.add_argument("--name", type=str, default="wdl", help="Name of the run.")
@@ -62,8 +71,6 @@ class WeakDrivenCLI(LightningCLI):
             default="runs",
             help="Folder of all runs; this one writes to RUNS/NAME/version_N.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(FinalEvaluation, "evaluation")
         parser.link_arguments("model.strong", "data.strong")
         parser.link_arguments("model.weak", "data.weak")
 
@@ -94,9 +101,12 @@ def run(args: list[str]) -> None:
             WeakDrivenModule,
             WeakDrivenDataModule,
             save_config_callback=RunFolder,
-            trainer_defaults={"callbacks": [StrongExport()], "use_distributed_sampler": False},
+            trainer_defaults={"callbacks": [StrongExport()]},
             seed_everything_default=42,
-            parser_kwargs={"parser_mode": "yaml", "prog": "wdl"},
+            parser_kwargs={
+                verb: {"usage": f"wdl {verb} --config FILE [--config FILE ...] [options]"}
+                for verb in WeakDrivenCLI.subcommands()
+            },
             parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -110,6 +120,7 @@ def _quieten() -> None:
     """Drop what libraries say that is settled by design or nothing a user could act on."""
     for message in (
         ".*does not have many workers.*",  # encoded samples are read from memory maps
+        ".*`IterableDataset` has `__len__` defined.*",  # there are no loading workers
         ".*dataloader is not resumable.*",  # the plan resumes by the count of optimizer steps
         ".*LightningCLI's args parameter.*",
         ".*LeafSpec.* is deprecated.*",

@@ -118,12 +118,14 @@ class EntropyStore:
         write_text(self.folder / "key.json", json.dumps(self.key, indent=2))
         batches = score_batches(samples["length"])
         done = self._journalled()
-        missing = [number for number in range(len(batches)) if number not in done]
-        share = missing[rank::world_size]
+        # by number, not by what is missing: other ranks may have added to the journals by now
+        share = [number for number in range(rank, len(batches), world_size) if number not in done]
         if not share:
             return
         model = load_model().eval()
-        with (self.folder / f"journal-{rank}-{os.getpid()}.jsonl").open("a") as journal:
+        # never appended to an older journal, whose last line a kill may have cut off
+        attempt = len(list(self.folder.glob(f"journal-{rank}-*")))
+        with (self.folder / f"journal-{rank}-{attempt}.jsonl").open("x") as journal:
             for number in tqdm(share, desc=description, unit="batch", disable=rank > 0):
                 rows = samples.select(batches[number]).to_list()
                 idx = [row["idx"] for row in rows]
@@ -133,8 +135,12 @@ class EntropyStore:
                 journal.flush()
                 os.fsync(journal.fileno())
 
-    def finish(self) -> None:
-        """Merge the journals into the finished file; call on one rank when all have scored."""
+    def finish(self, samples: int) -> None:
+        """Merge the journals into the finished file; call on one rank when all have scored.
+
+        Args:
+            samples: How many scores there must be.
+        """
         if self.scores_file.is_file():
             return
         scores = [
@@ -142,6 +148,8 @@ class EntropyStore:
             for batch in self._journalled().values()
             for idx, entropy in zip(batch["idx"], batch["entropy"], strict=True)
         ]
+        if len(scores) != samples:
+            raise RuntimeError(f"{self.folder}: {len(scores)} of {samples} samples have a score")
         lines = (json.dumps({"idx": idx, "entropy": entropy}) for idx, entropy in sorted(scores))
         write_text(self.scores_file, "\n".join(lines) + "\n")
         for journal in self.folder.glob("journal-*.jsonl"):

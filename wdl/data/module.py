@@ -7,7 +7,6 @@ Without a weak branch nothing is scored and the weights are uniform, which is pl
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +19,13 @@ from datasets import Dataset
 from datasets import disable_progress_bars as disable_datasets_bars
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Sampler
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from wdl.data.draw import Draw, draw_samples
-from wdl.data.encoding import Batch, collate, encode, end_of_turn
+from wdl.data.encoding import encode, end_of_turn
 from wdl.data.entropy import EntropyStore, scores_of
+from wdl.data.loading import RankShare, batch_loader
 from wdl.data.plan import MicroBatch, Plan
 from wdl.data.records import Record, data_files, read_records
 from wdl.data.weights import Scheme, effective_sample_size, sampling_weights
@@ -199,8 +198,7 @@ class WeakDrivenDataModule(pl.LightningDataModule):
 
     def _make_plan(self) -> None:
         assert self.trainer is not None
-        lengths = np.array(self.train_samples["length"])
-        completions = lengths - np.array(self.train_samples["prompt_length"])
+        lengths, completions = _lengths(self.train_samples)
         probabilities = self._weights()
         self.plan = Plan(
             self._draw(probabilities, lengths),
@@ -260,7 +258,7 @@ class WeakDrivenDataModule(pl.LightningDataModule):
             )
             strategy.barrier("scored")
             if self.trainer.is_global_zero:
-                store.finish()
+                store.finish(len(self.train_samples))
             strategy.barrier("merged")
             scores = store.load()
             assert scores is not None
@@ -295,78 +293,32 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         """This rank's micro-batches, from the optimizer step that the trainer stands at."""
         assert self.plan is not None and self.trainer is not None
         trainer = self.trainer
-        sampler = PlanSampler(
+        share = RankShare(
             self.plan, trainer.global_rank, trainer.world_size, lambda: trainer.global_step
         )
-        return self._loader(self.train_samples, sampler)
+        return batch_loader(self.train_samples, share, self._pad_token)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every sample of the validation share once, over all ranks."""
         if not len(self.val_samples):
             return []
         assert self.trainer is not None
-        order = np.argsort(-np.array(self.val_samples["length"]), kind="stable")
-        completions = np.array(self.val_samples["length"]) - np.array(
-            self.val_samples["prompt_length"]
-        )
+        lengths, completions = _lengths(self.val_samples)
+        order = np.argsort(-lengths, kind="stable")
         size, world = self.micro_batch_size, self.trainer.world_size
         batches = [
             MicroBatch(part.tolist(), int(completions[part].sum()))
             for part in np.split(order, range(size, len(order), size))
         ]
         batches += [MicroBatch([], 0)] * (-len(batches) % world)
-        return self._loader(self.val_samples, batches[self.trainer.global_rank :: world])
-
-    def _loader(self, samples: Dataset, sampler: Sampler | list[MicroBatch]) -> DataLoader:
-        return DataLoader(
-            MicroBatches(samples, self._pad_token),
-            batch_size=None,
-            sampler=sampler,
-            pin_memory=torch.cuda.is_available(),
-        )
+        share = batches[self.trainer.global_rank :: world]
+        return batch_loader(self.val_samples, share, self._pad_token)
 
 
-class MicroBatches(TorchDataset):
-    """Encoded samples, read a micro-batch at a time."""
-
-    def __init__(self, samples: Dataset, pad_token: int) -> None:
-        self.samples = samples
-        self.pad_token = pad_token
-
-    def __getitem__(self, micro_batch: MicroBatch) -> Batch:
-        rows = self.samples.select(micro_batch.samples).to_list() if micro_batch.samples else []
-        idx = [row["idx"] for row in rows]
-        return collate(rows, idx, self.pad_token, micro_batch.denominator)
-
-
-class PlanSampler(Sampler[MicroBatch]):
-    """One rank's micro-batches of the current epoch.
-
-    The position is the trainer's count of optimizer steps alone, which every checkpoint holds: a
-    resumed run continues in the middle of an epoch without a state of its own to lose.
-
-    Args:
-        plan: The plan of an epoch.
-        rank: This process.
-        world_size: Number of processes.
-        global_step: Optimizer steps done so far, through all epochs.
-    """
-
-    def __init__(
-        self, plan: Plan, rank: int, world_size: int, global_step: Callable[[], int]
-    ) -> None:
-        self.plan = plan
-        self.rank = rank
-        self.world_size = world_size
-        self.global_step = global_step
-
-    def __len__(self) -> int:
-        return self.plan.steps * self.plan.accumulation(self.world_size)
-
-    def __iter__(self) -> Iterator[MicroBatch]:
-        epoch, start = divmod(self.global_step(), self.plan.steps)
-        for step in self.plan.epoch(epoch, start):
-            yield from step[self.rank :: self.world_size]
+def _lengths(samples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens and completion tokens of each sample."""
+    lengths = np.array(samples["length"])
+    return lengths, lengths - np.array(samples["prompt_length"])
 
 
 def _encode_record(record: Record, tokenizer: PreTrainedTokenizerBase, end_token: int) -> dict:

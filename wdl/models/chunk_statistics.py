@@ -1,23 +1,20 @@
 """Softmax of one chunk of logits, and what the logits look like, one value per token.
 
 Everything works in place on the chunk that the loss has in hand. R rows (tokens), V vocabulary;
-[R, 1] columns are kept so that they broadcast.
+columns keep their second dimension, [R, 1], so that they broadcast.
 """
 
-from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 DynamicsLevel = Literal["off", "cheap", "full"]
 
-BLOCKS_PER_CHUNK = 4
-"""Full statistics need two more buffers; working on parts of a chunk keeps those small."""
-
 
 class LogitStatistics(NamedTuple):
-    """Logits z of one branch, or their mixture: [N] float32 each. P is softmax(z), in nats.
+    """Logits z of one branch, or of the mixture: [N] float32 each. P is softmax(z), y the label.
 
     Attributes:
         target: z[y].
@@ -27,7 +24,8 @@ class LogitStatistics(NamedTuple):
         min: Smallest logit.
         p_max: Largest probability.
         p_target: P[y].
-        entropy: −Σ P ln P.
+        residual_norm: ‖P − e_y‖₂, the norm of the gradient that this softmax alone would give.
+        entropy: −Σ P ln P, in nats.
     """
 
     target: Tensor
@@ -37,20 +35,20 @@ class LogitStatistics(NamedTuple):
     min: Tensor | None = None
     p_max: Tensor | None = None
     p_target: Tensor | None = None
+    residual_norm: Tensor | None = None
     entropy: Tensor | None = None
 
 
 class LogitDynamics(NamedTuple):
-    """Statistics of the tokens that count, in their order: [N] float32 each.
+    """Statistics of the tokens that count, in their order: [N] float32 each, without a graph.
 
     Attributes:
         strong: The strong branch.
         mixed: The mixture (λ·z_strong without a weak branch).
         weak: The weak branch, or the combination of several; None without one.
-        gradient_norm: ‖λ·(P_mixed − e_y)‖₂, what the strong branch receives; full level only, as
-            are all that follow.
-        sft_gradient_norm: ‖P_strong − e_y‖₂, what it would receive from plain SFT.
-        kl_mixed_strong: KL(P_mixed ‖ P_strong).
+        gradient_norm: λ·‖P_mixed − e_y‖₂, what the strong branch receives where plain SFT would
+            give it `strong.residual_norm`; full level only, as are:
+        kl_mixed_strong: KL(P_mixed ‖ P_strong), in nats.
         agreement: 1 where weak and strong have the same argmax, else 0; None without weak.
         hard_negative_share: Share of the vocabulary that is a hard negative, that is, has
             z_weak[y] − z_weak[k] < z_strong[y] − z_strong[k]; None without weak.
@@ -61,7 +59,6 @@ class LogitDynamics(NamedTuple):
     mixed: LogitStatistics
     weak: LogitStatistics | None = None
     gradient_norm: Tensor | None = None
-    sft_gradient_norm: Tensor | None = None
     kl_mixed_strong: Tensor | None = None
     agreement: Tensor | None = None
     hard_negative_share: Tensor | None = None
@@ -69,53 +66,78 @@ class LogitDynamics(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """What `exponentials_` knows of a softmax: [R, 1] each.
+    """A softmax, not normalised: the first two are [R, V], the others [R, 1].
 
     The target is kept apart from the rest, so that 1 − P[y] of a confident token is a sum of
-    small numbers instead of a difference of two that are nearly equal.
+    small numbers instead of the difference of two that are nearly equal.
+
+    Attributes:
+        shifted: z − max z.
+        exponentials: Their exponentials, 0 at the target.
+        labels: y.
+        maximum: max z.
+        shifted_target: z[y] − max z.
+        target: Its exponential.
+        rest: Sum of the other exponentials.
     """
 
+    shifted: Tensor
+    exponentials: Tensor
+    labels: Tensor
     maximum: Tensor
     shifted_target: Tensor
     target: Tensor
     rest: Tensor
-    log_total: Tensor
 
     @property
     def total(self) -> Tensor:
-        """Normaliser, relative to the exponential of the maximum."""
+        """Sum of all exponentials."""
         return self.target + self.rest
 
     @property
-    def loss(self) -> Tensor:
-        """−ln P[y]."""
-        return self.log_total - self.shifted_target
+    def log_total(self) -> Tensor:
+        """Its logarithm, exact also where the target is nearly all of it."""
+        return torch.log1p(self.rest + (self.target - 1))
+
+    def nll(self) -> Tensor:
+        """−ln P[y], [R]."""
+        return (self.log_total - self.shifted_target).squeeze(1)
+
+    def cross_entropy(self, other: "Softmax", scratch: Tensor) -> Tensor:
+        """−Σ P ln Q for the distribution Q of `other`, [R, 1]; overwrites `scratch` [R, V]."""
+        products = torch.mul(self.exponentials, other.shifted, out=scratch)
+        expected = products.sum(1, keepdim=True) + self.target * other.shifted_target
+        return other.log_total - expected / self.total
+
+    def residual_norm(self) -> Tensor:
+        """‖P − e_y‖₂, [R, 1]."""
+        norm = torch.linalg.vector_norm(self.exponentials, dim=1, keepdim=True)
+        return torch.hypot(norm, self.rest) / self.total
+
+    def residual_(self) -> Tensor:
+        """P − e_y, [R, V], written over the exponentials."""
+        self.exponentials.mul_(self.total.reciprocal())
+        return self.exponentials.scatter_(1, self.labels, -self.rest / self.total)
 
 
-def exponentials_(logits: Tensor, labels: Tensor, out: Tensor) -> Softmax:
-    """Set `logits` to z − max z and `out` to its exponential, 0 at the target.
+def softmax_(logits: Tensor, labels: Tensor, out: Tensor) -> Softmax:
+    """Softmax of logits, which are shifted in place.
 
     Args:
         logits: [R, V].
         labels: [R, 1].
-        out: [R, V]; may be `logits`, which then ends as the exponential.
+        out: [R, V], where the exponentials go; may be `logits`, whose shifted values are then lost.
     """
     maximum = logits.amax(1, keepdim=True)
     shifted_target = logits.sub_(maximum).gather(1, labels)
     torch.exp(logits, out=out)
     target = out.gather(1, labels)
     rest = out.scatter_(1, labels, 0).sum(1, keepdim=True)
-    return Softmax(maximum, shifted_target, target, rest, torch.log1p(rest + (target - 1)))
-
-
-def residual_(exponentials: Tensor, labels: Tensor, softmax: Softmax) -> Tensor:
-    """Turn the result of `exponentials_` into P − e_y, in place."""
-    residual = exponentials.div_(softmax.total)
-    return residual.scatter_(1, labels, -softmax.rest / softmax.total)
+    return Softmax(logits, out, labels, maximum, shifted_target, target, rest)
 
 
 def cheap_dynamics(strong: Tensor, weak: Tensor | None, lam: float) -> LogitDynamics:
-    """Dynamics from the target logit and the mean non-target logit alone, which mix linearly.
+    """Dynamics from the target and the mean non-target logit alone, which mix linearly.
 
     Args:
         strong: [2, N], both logits of the strong branch.
@@ -123,22 +145,96 @@ def cheap_dynamics(strong: Tensor, weak: Tensor | None, lam: float) -> LogitDyna
         lam: λ.
     """
     mixed = lam * strong if weak is None else torch.lerp(weak, strong, lam)
-    pairs = ((None if pair is None else pair.float()) for pair in (strong, mixed, weak))
-    return LogitDynamics(*(None if pair is None else LogitStatistics(*pair) for pair in pairs))
+    return LogitDynamics(
+        strong=LogitStatistics(*strong.float()),
+        mixed=LogitStatistics(*mixed.float()),
+        weak=None if weak is None else LogitStatistics(*weak.float()),
+    )
 
 
 def full_dynamics_(
-    strong: Tensor, weak: Tensor | None, labels: Tensor, lam: float, cheap: LogitDynamics
+    strong: Tensor, weak: Tensor | None, labels: Tensor, lam: float
 ) -> tuple[Tensor, LogitDynamics]:
-    """Loss, residual and all statistics of a chunk from the logits of each branch.
+    """Loss, residual and all statistics of some tokens, from the logits of each branch.
 
     Args:
-        strong: [C, V]; ends as P_mixed − e_y.
-        weak: [C, V] or None; destroyed.
-        labels: [C, 1].
+        strong: [R, V]; ends as P_mixed − e_y.
+        weak: [R, V], or None; destroyed.
+        labels: [R, 1].
         lam: λ.
-        cheap: What is known already of these C tokens.
 
     Returns:
-        −ln P_mixed[y], [C], and the statistics.
+        −ln P_mixed[y], [R], and the statistics.
     """
+    scratch = lam * strong if weak is None else torch.lerp(weak, strong, lam)
+    mixed, of_mixed = _describe_(scratch, labels, torch.empty_like(scratch), scratch)
+    of_weak: dict[str, Tensor] = {}
+    against_weak: dict[str, Tensor] = {}
+    if weak is not None:
+        against_weak = _compare(strong, weak, mixed, scratch)
+        _, of_weak = _describe_(weak, labels, scratch, weak)
+    alone, of_strong = _describe_(strong, labels, scratch, scratch)
+    divergence = _column(mixed.cross_entropy(alone, scratch)) - of_mixed["entropy"]
+    strong.copy_(mixed.residual_())
+    return mixed.nll(), LogitDynamics(
+        strong=LogitStatistics(**of_strong),
+        mixed=LogitStatistics(**of_mixed),
+        weak=LogitStatistics(**of_weak) if of_weak else None,
+        gradient_norm=lam * of_mixed["residual_norm"],
+        kl_mixed_strong=divergence.clamp_min(0),
+        **against_weak,
+    )
+
+
+def concatenate(parts: Sequence[LogitDynamics]) -> LogitDynamics:
+    """Dynamics of several chunks of tokens, one after the other."""
+    return LogitDynamics(*map(_join, zip(*parts, strict=True)))
+
+
+def _join(values: tuple[Any, ...]) -> Any:
+    if values[0] is None:
+        return None
+    if isinstance(values[0], LogitStatistics):
+        return LogitStatistics(*map(_join, zip(*values, strict=True)))
+    return torch.cat(values)
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.squeeze(1).float()
+
+
+def _describe_(
+    logits: Tensor, labels: Tensor, exponentials: Tensor, scratch: Tensor
+) -> tuple[Softmax, dict[str, Tensor]]:
+    """Softmax and statistics of `logits`; `scratch` [R, V] may be the one or the other buffer."""
+    size = logits.shape[1]
+    target, mean = logits.gather(1, labels), logits.mean(1, keepdim=True)
+    mean_square = torch.linalg.vector_norm(logits, dim=1, keepdim=True).square() / size
+    minimum = logits.amin(1, keepdim=True)
+    softmax = softmax_(logits, labels, out=exponentials)
+    statistics = {
+        "target": target,
+        "non_target_mean": (size * mean - target) / (size - 1),
+        "std": (mean_square - mean.square()).clamp_min(0).sqrt(),
+        "max": softmax.maximum,
+        "min": minimum,
+        "p_max": softmax.total.reciprocal(),
+        "p_target": softmax.target / softmax.total,
+        "residual_norm": softmax.residual_norm(),
+        "entropy": softmax.cross_entropy(softmax, scratch),
+    }
+    return softmax, {name: _column(values) for name, values in statistics.items()}
+
+
+def _compare(strong: Tensor, weak: Tensor, mixed: Softmax, scratch: Tensor) -> dict[str, Tensor]:
+    """Statistics of both branches together, from their logits [R, V]."""
+    best = strong.gather(1, weak.argmax(1, keepdim=True)) == strong.amax(1, keepdim=True)
+    lead = torch.sub(strong, weak, out=scratch)
+    hard = lead.lt_(lead.gather(1, mixed.labels))
+    share = hard.mean(1, keepdim=True)
+    mass = hard.mul_(mixed.exponentials).sum(1, keepdim=True) / mixed.total
+    return {
+        "agreement": _column(best),
+        "hard_negative_share": _column(share),
+        "hard_negative_mass": _column(mass),
+    }

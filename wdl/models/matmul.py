@@ -8,8 +8,7 @@ where it has the instructions, otherwise in float32 after widening the tile.
 Shapes: C tokens of a chunk, H hidden size, V vocabulary.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,33 +52,58 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, scale: float, *, accumulate:
         torch.mul(a @ b, scale, out=out)
 
 
-@dataclass
-class HeadProduct:
-    """One branch's part of the mixed logits: weight·hidden·headᵀ, and its two gradients.
+class Gradient:
+    """Sum of products in float32 (or float64), later given out once in the dtype of its tensor.
 
     Args:
-        hidden: [N, H] operand.
-        head: [V, H] operand, same dtype.
-        weight: Share of this branch in the mixed logits.
-        grad_hidden: [N, H] buffer for the gradient, float32 or float64, or None if not wanted.
-        grad_head: [V, H] buffer for the gradient, or None if not wanted.
+        like: The tensor whose gradient it is, [M, H].
+        ranges: Rows of each part. Parts are freed one by one as they are given out, so that the
+            float32 sum and the 16-bit result never exist side by side.
     """
 
-    hidden: Tensor
-    head: Tensor
-    weight: float
-    grad_hidden: Tensor | None
-    grad_head: Tensor | None
+    def __init__(self, like: Tensor, ranges: Sequence[slice]) -> None:
+        self.shape, self.dtype = like.shape, like.dtype
+        dtype = accumulation_dtype(like.dtype)
+        self.parts = [torch.empty_like(like[rows], dtype=dtype) for rows in ranges]
 
-    def tiles(self) -> Iterator[slice]:
-        """Ranges of the vocabulary to multiply one after the other."""
+    def take(self, scale: Tensor) -> Tensor:
+        """The gradient times a scalar."""
+        if len(self.parts) == 1:
+            return self.parts.pop().mul_(scale).to(self.dtype)
+        whole = self.parts[0].new_empty(self.shape, dtype=self.dtype)
+        start = 0
+        while self.parts:
+            part = self.parts.pop(0)
+            torch.mul(part, scale, out=whole[start : start + len(part)])
+            start += len(part)
+        return whole
+
+
+class HeadProduct:
+    """One branch's hidden states times its output head, and the gradients of both.
+
+    Args:
+        hidden: [N, H].
+        head: [V, H].
+        hidden_grad: Whether the gradient of `hidden` is wanted.
+        head_grad: Whether the gradient of `head` is wanted.
+    """
+
+    def __init__(self, hidden: Tensor, head: Tensor, hidden_grad: bool, head_grad: bool) -> None:
+        self.hidden, self.head = _operand(hidden), _operand(head)
+        self.sum_dtype = accumulation_dtype(head.dtype)
+        self.grad_hidden = Gradient(hidden, [slice(0, len(hidden))]) if hidden_grad else None
+        self.grad_head = Gradient(head, self.tiles()) if head_grad else None
+
+    def tiles(self) -> list[slice]:
+        """Ranges of the vocabulary that are multiplied one after the other."""
         vocabulary, size = self.head.shape
         narrow = self.head.device.type == "cpu" and self.head.element_size() == 2
         step = max(1, TILE_BYTES // (4 * size)) if narrow else vocabulary
-        return (slice(i, i + step) for i in range(0, vocabulary, step))
+        return [slice(i, i + step) for i in range(0, vocabulary, step)]
 
     def add_logits_(self, out: Tensor, rows: slice, weight: float, *, accumulate: bool) -> None:
-        """Put weight·hidden·headᵀ of the given tokens into (or on top of) `out` [C, V]."""
+        """Set `out` [C, V] to weight·hidden·headᵀ of some tokens, or add that if `accumulate`."""
         dtype = product_dtype(self.head)
         hidden = self.hidden[rows].to(dtype)
         for tile in self.tiles():
@@ -87,18 +111,39 @@ class HeadProduct:
             add_product_(out[:, tile], hidden, head.T, weight, accumulate=accumulate)
 
     def add_gradients(self, residual: Tensor, rows: slice, scale: float) -> None:
-        """Take in ∂loss/∂z = scale·residual [C, V] of the given tokens.
+        """Take in ∂loss/∂z = scale·residual [C, V] of some tokens.
 
-        The hidden gradient of these tokens is set; the head's is added to that of the tokens
-        before, so the first call must begin at token 0.
+        The gradient of their hidden states is set, that of the head added to what came before;
+        so calls go through the tokens in order, from the first.
         """
+        if self.grad_hidden is None and self.grad_head is None:
+            return
         dtype = product_dtype(self.head)
         hidden = self.hidden[rows].to(dtype)
-        for tile in self.tiles():
+        for i, tile in enumerate(self.tiles()):
             part = residual[:, tile].to(dtype)
             if self.grad_hidden is not None:
-                head, out = self.head[tile].to(dtype), self.grad_hidden[rows]
-                add_product_(out, part, head, scale * self.weight, accumulate=tile.start > 0)
+                head, out = self.head[tile].to(dtype), self.grad_hidden.parts[0][rows]
+                add_product_(out, part, head, scale, accumulate=i > 0)
             if self.grad_head is not None:
-                out = self.grad_head[tile]
-                add_product_(out, part.T, hidden, scale * self.weight, accumulate=rows.start > 0)
+                out = self.grad_head.parts[i]
+                add_product_(out, part.T, hidden, scale, accumulate=rows.start > 0)
+
+    def target_and_mean(self, labels: Tensor) -> Tensor:
+        """Target logit and mean of the others, [2, N], with no pass over the logits.
+
+        Args:
+            labels: [N].
+        """
+        hidden = self.hidden.to(self.sum_dtype)
+        target = (hidden * self.head[labels]).sum(1)
+        total = hidden @ self.head.sum(0, dtype=self.sum_dtype)
+        return torch.stack((target, (total - target) / (len(self.head) - 1)))
+
+
+def _operand(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype that autocast, if on, wants for matrix products."""
+    kind = tensor.device.type
+    if torch.is_autocast_enabled(kind) and tensor.dtype != torch.float64:
+        return tensor.to(torch.get_autocast_dtype(kind))
+    return tensor

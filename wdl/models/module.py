@@ -56,7 +56,9 @@ class WeakDrivenModule(pl.LightningModule):
         if not 0 <= lam <= 1:
             raise UserError(f"model.lam: {lam} is the strong branch's share; it must lie in [0, 1]")
         if not 0 <= warmup <= 1:
-            raise UserError(f"model.warmup: {warmup} is a share of the steps; it must lie in [0, 1]")
+            raise UserError(
+                f"model.warmup: {warmup} is a share of the steps; it must lie in [0, 1]"
+            )
         self.sources = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
         self.lam = lam
         self.train_weak = train_weak
@@ -149,4 +151,7 @@ class WeakDrivenModule(pl.LightningModule):
             num_warmup_steps=round(self.warmup * steps),
             num_training_steps=steps,
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }

@@ -1,0 +1,89 @@
+"""Shared fixtures: tiny real models and data, made once."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch loads
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from wdl.tiny import write_tiny_architecture
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test writes to the current folder goes to a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def architecture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded Qwen3's folder, without weights."""
+    folder = tmp_path_factory.mktemp("architecture")
+    write_tiny_architecture(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(architecture: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(architecture)
+
+
+@pytest.fixture(scope="session")
+def make_branch(
+    architecture: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A function that writes a random two-layer Qwen3 with the embedded tokenizer."""
+
+    def make(seed: int = 0, **settings: int | bool) -> Path:
+        folder = tmp_path_factory.mktemp("branch")
+        config = AutoConfig.from_pretrained(architecture)
+        settings = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, **settings}
+        config.update({"layer_types": None, **settings})
+        config.layer_types = ["full_attention"] * config.num_hidden_layers
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(architecture).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair(make_branch: Callable[..., Path]) -> tuple[Path, Path]:
+    """A strong and a weak branch."""
+    return make_branch(seed=1), make_branch(seed=2)
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes rows as JSON Lines."""
+
+    def write(rows: list[dict], name: str = "rows.jsonl") -> Path:
+        file = tmp_path / name
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def sums(write_rows: Callable[..., Path]) -> Path:
+    """Forty rows with answers of different lengths."""
+    return write_rows(
+        [
+            {"instruction": f"{n} + {n * n}", "output": f"{n + n * n}" * (1 + n % 5)}
+            for n in range(40)
+        ],
+        "sums.jsonl",
+    )

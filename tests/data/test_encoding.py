@@ -1,0 +1,77 @@
+"""Tokens and completion mask: the answer verbatim, one end token, labels where they predict."""
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from wdl.constants import IGNORE_INDEX
+from wdl.data.encoding import Encoded, collate, encode, encode_prompt, end_of_turn
+from wdl.errors import UserError
+
+QUESTION = [{"role": "user", "content": "1+1?"}]
+
+
+def test_prompt_then_answer_then_one_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    answer = "<think>1+1</think> <answer>2</answer>"
+    sample = encode(tokenizer, QUESTION, answer, end_of_turn(tokenizer))
+    prompt, completion = (
+        tokenizer.decode(part)
+        for part in (
+            sample["input_ids"][: sample["prompt_length"]],
+            sample["input_ids"][sample["prompt_length"] :],
+        )
+    )
+    assert prompt == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    assert completion == answer + "<|im_end|>"
+
+
+def test_without_a_system_prompt_there_is_no_system_message(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    assert "system" not in tokenizer.decode(encode_prompt(tokenizer, QUESTION))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}", "<|endoftext|>"),
+        ("{% for m in messages %}{{ m.content }}\n<|im_end|>\n{% endfor %}", "<|im_end|>"),
+        ("{% for m in messages %}{{ m.content }}\n\n{% endfor %}", "<|im_end|>"),  # eos
+    ],
+)
+def test_the_template_says_how_a_turn_ends(
+    tokenizer: PreTrainedTokenizerBase, template: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids(expected)
+
+
+def test_no_chat_template_is_refused(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    with pytest.raises(UserError, match="no chat template"):
+        end_of_turn(tokenizer)
+
+
+def test_labels_stand_where_they_are_predicted() -> None:
+    samples: list[Encoded] = [
+        {"input_ids": [10, 11, 12, 13, 14], "prompt_length": 3},
+        {"input_ids": [20, 21], "prompt_length": 1},
+    ]
+    batch = collate(samples, [5, 6], pad_token=0, denominator=3)
+    ignore = IGNORE_INDEX
+    assert batch["input_ids"].tolist() == [[10, 11, 12, 13, 14], [20, 21, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert batch["labels"].tolist() == [
+        [ignore, ignore, 13, 14, ignore],
+        [21, ignore, ignore, ignore, ignore],
+    ]
+    assert batch["sample_ids"].tolist() == [5, 6]
+
+
+def test_an_empty_micro_batch_counts_for_nothing() -> None:
+    batch = collate([], [], pad_token=0, denominator=9)
+    assert batch["input_ids"].shape == (1, 1)
+    assert (batch["labels"] == IGNORE_INDEX).all()
+    assert batch["input_ids"].dtype == torch.int64

@@ -1,0 +1,79 @@
+"""The plan: the same optimizer steps for every number of ranks, whole, with exact denominators."""
+
+import numpy as np
+import pytest
+
+from wdl.data.loading import RankShare
+from wdl.data.plan import MicroBatch, Plan
+from wdl.errors import UserError
+
+LENGTHS = np.array([5, 9, 3, 7, 7, 2, 8, 4, 6, 5])
+
+
+def make_plan(draws: int = 21, batch_size: int = 12, micro_batch_size: int = 2) -> Plan:
+    drawn = np.random.default_rng(0).integers(len(LENGTHS), size=draws)
+    return Plan(drawn, LENGTHS, LENGTHS - 1, batch_size, micro_batch_size, seed=3)
+
+
+def rank_batches(plan: Plan, rank: int, world_size: int, step: int = 0) -> list[MicroBatch]:
+    return list(RankShare(plan, rank, world_size, lambda: step))
+
+
+def test_an_epoch_holds_every_draw_once() -> None:
+    plan = make_plan()
+    seen = [s for step in plan.epoch(0) for micro in step for s in micro.samples]
+    assert sorted(seen) == sorted(plan.drawn.tolist())
+
+
+def test_every_step_has_all_its_micro_batches() -> None:
+    plan = make_plan()
+    assert [len(step) for step in plan.epoch(0)] == [6, 6]
+    assert [len(micro.samples) for micro in list(plan.epoch(0))[-1]] == [2, 2, 2, 2, 1, 0]
+
+
+def test_the_denominator_counts_the_whole_step() -> None:
+    for step in make_plan().epoch(1):
+        tokens = sum(int(LENGTHS[s]) - 1 for micro in step for s in micro.samples)
+        assert {micro.denominator for micro in step} == {tokens}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_the_number_of_ranks_changes_no_step(world_size: int) -> None:
+    plan = make_plan()
+    accumulation = plan.accumulation(world_size)
+    ranks = [rank_batches(plan, rank, world_size) for rank in range(world_size)]
+    for number, step in enumerate(plan.epoch(0)):
+        ours = [
+            tuple(micro.samples)
+            for batches in ranks
+            for micro in batches[number * accumulation : (number + 1) * accumulation]
+        ]
+        assert sorted(ours) == sorted(tuple(micro.samples) for micro in step)
+
+
+def test_a_number_of_ranks_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="make 6 per step, which 4 processes cannot share"):
+        make_plan().accumulation(4)
+
+
+def test_resuming_at_any_step_continues_the_sequence() -> None:
+    plan = make_plan(draws=50, batch_size=4)
+    whole = rank_batches(plan, 0, 1)
+    per_step = plan.accumulation(1)
+    for step in range(plan.steps):
+        assert rank_batches(plan, 0, 1, step) == whole[step * per_step :]
+
+
+def test_epochs_differ_in_order_alone() -> None:
+    plan = make_plan()
+    first, second = rank_batches(plan, 0, 1), rank_batches(plan, 0, 1, plan.steps)
+    assert first != second
+    assert sorted(s for m in first for s in m.samples) == sorted(s for m in second for s in m.samples)
+
+
+def test_micro_batches_hold_like_lengths() -> None:
+    lengths = np.random.default_rng(1).integers(10, 1000, size=512)
+    plan = Plan(np.arange(512), lengths, lengths, 256, 8, seed=0)
+    micro_batches = [lengths[m.samples] for step in plan.epoch(0) for m in step]
+    padded = sum(lens.max() * len(lens) for lens in micro_batches)
+    assert lengths.sum() / padded > 0.97

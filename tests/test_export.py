@@ -1,0 +1,102 @@
+"""The exported folder is the live branch: weights, logits, tied heads, end tokens, template."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    GenerationConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from wdl import export
+from wdl.export import export_model, gather_weights
+from wdl.models.branches import load_branch
+
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen3Config(**SIZES, tie_word_embeddings=True),
+        Qwen3Config(**SIZES, tie_word_embeddings=False),
+        Qwen2Config(**SIZES),
+        LlamaConfig(**SIZES),
+        Gemma3TextConfig(**SIZES),
+    ],
+    ids=["qwen3-tied", "qwen3-untied", "qwen2", "llama", "gemma3"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_reloaded_logits_are_equal(
+    config: PretrainedConfig, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "start")
+    branch = load_branch(str(tmp_path / "start"), dtype)
+    with torch.no_grad():
+        for parameter in branch.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "strong")
+    assert reloaded.dtype == dtype
+    ids = torch.randint(300, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(reloaded(ids).logits, branch.eval()(ids).logits)
+
+
+def test_generation_stops_at_every_end_token(
+    make_branch: Callable[..., Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    # as in Qwen3 Base: the configuration ends a text, the tokenizer a turn
+    end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    branch = load_branch(str(make_branch(eos_token_id=end_of_text)))
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    ends = GenerationConfig.from_pretrained(tmp_path / "strong").eos_token_id
+    assert {end_of_text, tokenizer.convert_tokens_to_ids("<|im_end|>")} <= set(ends)
+
+
+def test_the_folder_is_complete(
+    make_branch: Callable[..., Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    branch = load_branch(str(make_branch()))
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    files = {file.name for file in (tmp_path / "strong").iterdir()}
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= files
+    reloaded = AutoTokenizer.from_pretrained(tmp_path / "strong")
+    assert reloaded.chat_template == tokenizer.chat_template
+
+
+def test_an_export_that_would_differ_leaves_nothing(
+    make_branch: Callable[..., Path],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    branch = load_branch(str(make_branch()))
+    weights = gather_weights(branch)
+    check = export._check_written
+
+    def check_changed(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+        check(folder, {name: weight + 1 for name, weight in expected.items()})
+
+    monkeypatch.setattr(export, "_check_written", check_changed)
+    with pytest.raises(RuntimeError, match="was not written as it is in the model"):
+        export_model(branch, weights, tokenizer, tmp_path / "strong")
+    assert list(tmp_path.iterdir()) == []

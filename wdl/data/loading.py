@@ -1,0 +1,82 @@
+"""One rank's micro-batches, read and padded as they are needed.
+
+Streams, because Lightning wraps and reshuffles the samplers of other data sets under several
+processes (and under DeepSpeed on one).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, IterableDataset
+
+from wdl.data.encoding import Batch, collate
+from wdl.data.plan import MicroBatch, Plan
+
+
+class MicroBatches(Protocol):
+    """A known number of micro-batches, which can be gone through again."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[MicroBatch]: ...
+
+
+class RankShare:
+    """One rank's micro-batches of the current epoch.
+
+    The position is the trainer's count of optimizer steps alone, which every checkpoint holds: a
+    resumed run continues in the middle of an epoch without a state of its own to lose.
+
+    Args:
+        plan: The plan of an epoch.
+        rank: This process.
+        world_size: Number of processes.
+        global_step: Returns the optimizer steps done so far, through all epochs.
+    """
+
+    def __init__(
+        self, plan: Plan, rank: int, world_size: int, global_step: Callable[[], int]
+    ) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.world_size = world_size
+        self.global_step = global_step
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.plan.accumulation(self.world_size)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        epoch, start = divmod(self.global_step(), self.plan.steps)
+        for step in self.plan.epoch(epoch, start):
+            yield from step[self.rank :: self.world_size]
+
+
+class BatchStream(IterableDataset):
+    """Reads the samples of each micro-batch and pads them to a :class:`~wdl.data.encoding.Batch`."""
+
+    def __init__(self, samples: Dataset, micro_batches: MicroBatches, pad_token: int) -> None:
+        self.samples = samples
+        self.micro_batches = micro_batches
+        self.pad_token = pad_token
+
+    def __len__(self) -> int:
+        return len(self.micro_batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for micro_batch in self.micro_batches:
+            rows = self._read(micro_batch)
+            idx = [row["idx"] for row in rows]
+            yield collate(rows, idx, self.pad_token, micro_batch.denominator)
+
+    def _read(self, micro_batch: MicroBatch) -> list[dict]:
+        if not micro_batch.samples:
+            return []
+        return self.samples.select(micro_batch.samples).to_list()
+
+
+def batch_loader(samples: Dataset, micro_batches: MicroBatches, pad_token: int) -> DataLoader:
+    """A loader of whole micro-batches, in order."""
+    stream = BatchStream(samples, micro_batches, pad_token)
+    return DataLoader(stream, batch_size=None, pin_memory=torch.cuda.is_available())

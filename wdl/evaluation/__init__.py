@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks, prompts, engines, grading, reports."""

@@ -1,0 +1,69 @@
+r"""Plain numbers as people write them: ``1,234.50``, ``\frac{3}{4}``, ``2 1/2``, ``25\%``, ``\$5``.
+
+Whatever is not plainly one number is left to math-verify.
+"""
+
+import re
+from fractions import Fraction
+
+_WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([\d.]+)\}|(\d))\s*(?:\{([\d.]+)\}|(\d))")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_SCALES = {"": 1, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_NUMBER = re.compile(
+    r"""(?P<sign>[-+]?)\s*
+    (?:(?P<whole>\d+)\s+(?=\d+/\d))?
+    (?P<value>\d+\.?\d*|\.\d+)
+    (?:\s*/\s*(?P<denominator>\d+\.?\d*))?
+    \s*(?P<scale>hundred|thousand|million|billion)?
+    \s*(?P<percent>%|percent\b)?
+    (?:\s*°.?|\s+[a-z].*|[a-z]{2,}.*)?""",  # a unit; "3x" and "2n" have none
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def parse_number(text: str) -> tuple[Fraction, bool] | None:
+    """The number that a text states, and whether it states it in per cent.
+
+    Units behind the number, currency signs, thousands commas and LaTeX spacing are understood. A
+    variable, an operator or a second number make the text no plain number.
+
+    Returns:
+        The number before the per cent sign, exactly; or None.
+    """
+    match = _NUMBER.fullmatch(simplify(text))
+    if match is None:
+        return None
+    denominator = Fraction(match["denominator"] or 1)
+    if not denominator:
+        return None
+    value = Fraction(match["whole"] or 0) + Fraction(match["value"]) / denominator
+    value *= _SCALES[(match["scale"] or "").lower()]
+    return (-value if match["sign"] == "-" else value), match["percent"] is not None
+
+
+def equal_numbers(answer: str, reference: str, tolerance: float) -> bool | None:
+    """Whether two plain numbers are equal; None if either is no plain number.
+
+    A number in per cent equals the bare number as well as its hundredth part.
+    """
+    left, right = parse_number(answer), parse_number(reference)
+    if left is None or right is None:
+        return None
+    return any(abs(x - y) <= tolerance for x in _readings(*left) for y in _readings(*right))
+
+
+def simplify(text: str) -> str:
+    """A text without the LaTeX that changes how a number looks and not what it is."""
+    text = _WRAPPERS.sub(r" \1", text.replace("−", "-").replace("\\%", "%").replace("\\$", ""))
+    text = re.sub(r"\\[,;:! ]|~|\\q?quad\b|\\left|\\right", " ", text.replace("\\!", ""))
+    text = re.sub(r"(?<=\d)\{,\}(?=\d{3})", ",", text)
+    text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text)
+    text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)
+    text = re.sub(r"[$€£{}]", "", text).strip().rstrip(".")
+    text = re.sub(r"(?<=\d) (?=\d{3}(?:\D|$))(?!\d+/)", "", text)
+    return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text).strip()
+
+
+def _readings(value: Fraction, percent: bool) -> list[Fraction]:
+    return [value, value / 100] if percent else [value]

@@ -1,0 +1,59 @@
+r"""``wdl evaluate``: ask models the problems of benchmarks, grade the answers, write it all down.
+
+wdl evaluate --model runs/demo/latest/strong --benchmarks gsm8k --data gsm8k_test.json \
+        --protocol quick --out runs/graded
+
+OUT/summary.json                   accuracy of every model on every benchmark, and all that
+decided about it
+OUT/MODEL/BENCHMARK.jsonl          every answer with its grade
+OUT/MODEL/BENCHMARK.json           the part of the summary on these answers
+OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from wdl.evaluation.benchmarks import find_benchmarks
+from wdl.evaluation.grading import Grader
+from wdl.evaluation.protocols import find_protocol
+from wdl.evaluation.report import print_results
+from wdl.evaluation.sources import load_data, parse_models
+from wdl.files import write_json
+
+
+def evaluate(
+    model: str,
+    benchmarks: str,
+    out: str,
+    data: str | None = None,
+    protocol: str = "paper",
+    engine: Literal["transformers"] = "transformers",
+) -> None:
+    """Grade the answers of one or more models on benchmarks.
+
+    A run that was killed goes on where it was when the same command is given again.
+
+    Args:
+        model: Hugging Face model folders, or names on the hub, separated by commas. Results are
+            filed under the folder's name; LABEL=FOLDER chooses another label.
+        benchmarks: Names separated by commas: aime2025, amc23, math500, aqua, gsm8k, mawps, svamp,
+            arithmetic, or YAML files that define others.
+        out: Folder for summary.json and all answers.
+        data: The benchmark's problems as .json, .jsonl or .parquet; NAME=FILE[,NAME=FILE...] for
+            several benchmarks. Those without a file come from the hub.
+        protocol: How answers are generated: paper (greedy, up to 4,096 or 8,192 new tokens),
+            sampled (8 samples, temperature 0.6), quick (greedy, 256 new tokens), or a YAML file.
+        engine: What generates.
+    """
+    from wdl.evaluation.jobs import prepare, run_jobs  # imports torch
+
+    chosen = find_protocol(protocol)
+    models = parse_models(model)
+    sets = load_data(find_benchmarks(benchmarks), data)
+    jobs = {label: prepare(label, source, sets, chosen) for label, source in models.items()}
+    with Grader() as grader:
+        results = {label: run_jobs(jobs[label], Path(out), grader) for label in models}
+    summary = {"protocol": chosen.as_dict(), "sources": models, "models": results}
+    write_json(Path(out) / "summary.json", summary)
+    print_results(summary)
+    print(f"all answers: {out}")

@@ -1,0 +1,89 @@
+"""What the options of ``wdl evaluate`` name: models, and the files of benchmarks."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from wdl.errors import UserError
+from wdl.evaluation.benchmarks import Benchmark
+from wdl.evaluation.problems import Problem, load_problems
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_LABEL = re.compile(r"[\w.@+-]+")
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """A benchmark with its problems."""
+
+    benchmark: Benchmark
+    problems: list[Problem]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the problems and of how they are compared, whatever file they came from."""
+        from wdl.fingerprint import value_digest  # imports transformers
+
+        rules = [self.benchmark.kind, self.benchmark.tolerance]
+        return value_digest([*rules, *([p.id, p.question, p.reference] for p in self.problems)])
+
+
+def parse_models(text: str) -> dict[str, str]:
+    """Label and folder, or hub name, of each model in ``[LABEL=]SOURCE[,...]``.
+
+    Raises:
+        UserError: A folder is not there or holds no model, or two models have the same label.
+    """
+    models: dict[str, str] = {}
+    faults: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        label, named, source = part.partition("=")
+        source = source if named else part
+        label = label if named else Path(source).resolve().name
+        if not _LABEL.fullmatch(label):
+            faults.append(f"--model {part}: {label!r} cannot name a folder; use letters and digits")
+        elif label in models:
+            faults.append(f"--model {part}: a second model {label!r}; write LABEL=FOLDER")
+        elif fault := _model_fault(source):
+            faults.append(f"--model {source}: {fault}")
+        models[label] = source
+    if not models:
+        faults.append("--model: name at least one folder")
+    if faults:
+        raise UserError(*faults)
+    return models
+
+
+def _model_fault(source: str) -> str | None:
+    folder = Path(source)
+    if not folder.is_dir():
+        if _HUB_NAME.fullmatch(source) and not folder.exists():
+            return None
+        return "there is no such folder; give a Hugging Face model folder"
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            return f"the folder holds no {name}; give a Hugging Face model folder"
+    if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        return "the folder holds no weights; give a trained model"
+    return None
+
+
+def load_data(benchmarks: Sequence[Benchmark], data: str | None) -> list[ProblemSet]:
+    """The problems of each benchmark, from the files that ``data`` names or from their own.
+
+    Args:
+        benchmarks: What to load.
+        data: FILE for a single benchmark, NAME=FILE[,NAME=FILE...] for several.
+    """
+    files: dict[str, Path] = {}
+    for part in filter(None, (data or "").split(",")):
+        name, named, file = part.partition("=")
+        if not named and len(benchmarks) > 1:
+            raise UserError(f"--data {part}: say which benchmark's it is, NAME={part}")
+        files[name if named else benchmarks[0].name] = Path(file if named else part)
+    names = [benchmark.name for benchmark in benchmarks]
+    if strangers := [name for name in files if name not in names]:
+        raise UserError(*(f"--data {n}=...: choose from {', '.join(names)}" for n in strangers))
+    return [ProblemSet(b, load_problems(b, files.get(b.name))) for b in benchmarks]
