@@ -10,7 +10,7 @@ import re
 
 from jsonargparse.typing import register_type
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class InputPath(str):

@@ -33,11 +33,6 @@ class DeepSpeed(DeepSpeedStrategy):
         offload_optimizer: bool = False,
         offload_parameters: bool = False,
     ) -> None:
-        if offload_parameters and stage != 3:
-            raise UserError(
-                "trainer.strategy.init_args.offload_parameters: only stage 3 shards parameters; "
-                "set stage to 3"
-            )
         super().__init__(
             stage=stage,
             offload_optimizer=offload_optimizer,
@@ -49,12 +44,23 @@ class DeepSpeed(DeepSpeedStrategy):
         # DeepSpeed's own CPU Adam would have to be compiled on the user's machine
         self.config["zero_force_ds_cpu_optimizer"] = False
         self._hf_config: Any = None
+        # checked later, since jsonargparse would bury the message
+        self._offload_parameters = offload_parameters
 
     def setup_environment(self) -> None:
-        """Start the processes, on CUDA devices or on CPUs."""
+        """Start the processes, on CUDA devices or on CPUs.
+
+        Raises:
+            UserError: Neither, or parameters are to be offloaded that are not sharded.
+        """
         if not isinstance(self.accelerator, CPUAccelerator | CUDAAccelerator):
             raise UserError(
                 "trainer.accelerator: DeepSpeed runs on cuda and cpu; use --trainer.accelerator cpu"
+            )
+        if self._offload_parameters and not self.zero_stage_3:
+            raise UserError(
+                "trainer.strategy.init_args.offload_parameters: only stage 3 shards parameters; "
+                "set stage to 3"
             )
         # past Lightning's own check for CUDA
         super(DeepSpeedStrategy, self).setup_environment()

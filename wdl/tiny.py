@@ -12,6 +12,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
+from wdl.data.arithmetic import write_arithmetic
+
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
 # In the order of their ids in Qwen3. Decoding with skip_special_tokens drops the control tokens
@@ -141,3 +143,15 @@ def write_tiny_architecture(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     tiny_config(tokenizer).save_pretrained(folder)
     tiny_generation_config(tokenizer).save_pretrained(folder)
+
+
+def write_tiny(folder: str, seed: int = 42) -> None:
+    """Write the embedded default's beginnings: what its recipe trains, and on what.
+
+    Args:
+        folder: Receives ``model/`` (no weights), ``base.jsonl``, ``train.jsonl`` and
+            ``heldout.jsonl``; created if it does not exist.
+        seed: Of the arithmetic problems.
+    """
+    write_tiny_architecture(Path(folder) / "model")
+    write_arithmetic(Path(folder), seed=seed)

@@ -2,24 +2,25 @@ r"""The embedded default's data: seeded arithmetic with worked solutions in the 
 
 Each row holds an `instruction`, the worked `output` and the integer `answer` by itself:
 
-    Compute 68*347.
-    <think>347*60=20820
-    347*8=2776
-    20820+2776=23596</think> <answer>\boxed{23596}</answer>
+    Compute 49*6+187.
+    <think>40*6=240
+    9*6=54
+    240+54=294
+    294+187=481</think> <answer>\boxed{481}</answer>
 
-Three kinds of problem are mixed evenly: three-digit by two-digit products, and two-digit products
-with a three-digit number added or subtracted. A tiny model learns the format at once, fits a few
-thousand of them completely, and still errs on new ones.
+A two-digit number is multiplied by a digit, and a three-digit number added or subtracted. The steps
+are small enough for a model of 0.8 M parameters to learn within minutes; a few thousand problems
+are few enough for it to fit them all and still err on new ones.
 """
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from wdl.errors import UserError
+from wdl.files import write_text
 
 TRAIN_FILE = "train.jsonl"
 HELDOUT_FILE = "heldout.jsonl"
@@ -50,10 +51,9 @@ def write_arithmetic(
             drawn without repetition.
     """
     _check_sizes(train=train, heldout=heldout, base=base)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = generate(seed)
     for name, size in ((HELDOUT_FILE, heldout), (TRAIN_FILE, train), (BASE_FILE, base)):
-        _write_jsonl(folder / name, islice(rows, size))
+        write_text(folder / name, "".join(json.dumps(row) + "\n" for row in islice(rows, size)))
 
 
 def generate(seed: int) -> Iterator[Row]:
@@ -72,44 +72,42 @@ def generate(seed: int) -> Iterator[Row]:
         if problem in seen:
             continue
         seen.add(problem)
-        big, small, summand = problem
-        factors = [big, small]
+        *factors, summand = problem
         rng.shuffle(factors)
         yield _row(factors, summand)
 
 
 def _draw(rng: random.Random) -> tuple[int, int, int]:
-    """The problem `big*small+summand`; both factors in order, so that twins are equal."""
-    sign = rng.choice((-1, 0, 1))
-    first = rng.randint(11, 99) if sign else rng.randint(101, 999)
-    second = rng.randint(11, 99)
-    # A summand below the product keeps every answer positive.
-    summand = sign * rng.randint(100, min(999, first * second - 1))
-    return max(first, second), min(first, second), summand
+    """The problem `number*digit+summand`, the number first, so that twins are equal."""
+    sign = rng.choice((-1, 1))
+    while True:
+        number, digit = rng.randint(11, 99), rng.randint(2, 9)
+        summand = sign * rng.randint(101, 999)
+        if number * digit + summand > 0:
+            return number, digit, summand
 
 
 def _row(factors: list[int], summand: int) -> Row:
-    expression = f"{factors[0]}*{factors[1]}" + (f"{summand:+d}" if summand else "")
     answer = str(factors[0] * factors[1] + summand)
     work = "\n".join(_steps(max(factors), min(factors), summand))
     return {
-        "instruction": f"Compute {expression}.",
+        "instruction": f"Compute {factors[0]}*{factors[1]}{summand:+d}.",
         "output": f"<think>{work}</think> <answer>\\boxed{{{answer}}}</answer>",
         "answer": answer,
     }
 
 
-def _steps(big: int, small: int, summand: int) -> list[str]:
-    """Multiply by the tens and the units of the smaller factor, add, then apply the summand."""
-    units = small % 10
-    tens = small - units
-    product = big * small
-    steps = [
-        f"{big}*{tens}={big * tens}",
-        f"{big}*{units}={big * units}",
-        f"{big * tens}+{big * units}={product}",
+def _steps(number: int, digit: int, summand: int) -> list[str]:
+    """Multiply the tens and the units of the number, add them, then apply the summand."""
+    units = number % 10
+    tens = number - units
+    product = number * digit
+    return [
+        f"{tens}*{digit}={tens * digit}",
+        f"{units}*{digit}={units * digit}",
+        f"{tens * digit}+{units * digit}={product}",
+        f"{product}{summand:+d}={product + summand}",
     ]
-    return [*steps, f"{product}{summand:+d}={product + summand}"] if summand else steps
 
 
 def _check_sizes(**sizes: int) -> None:
@@ -125,12 +123,3 @@ def _check_sizes(**sizes: int) -> None:
         )
     if faults:
         raise UserError(*faults)
-
-
-def _write_jsonl(path: Path, rows: Iterator[Row]) -> None:
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

@@ -9,6 +9,7 @@ or all memory: the parent ends it after a time limit, and it limits its own memo
 
 import json
 import logging
+import re
 import resource
 import sys
 from typing import Any
@@ -16,6 +17,20 @@ from typing import Any
 from wdl.evaluation.child import die_with_parent
 
 MAX_MEMORY = 4 << 30
+
+
+# What math-verify 0.9 does not understand, in words that it does.
+_TRANSLATIONS = (
+    (re.compile(r"\\varnothing\b"), r"\\emptyset"),
+    (re.compile(r"√\s*(\d+|[a-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"\\text\s*\{[\s,]*(?:or|and)\s*\}|\s(?:or|and)\s"), ","),
+    (re.compile(r"^\s*\\text\s*\{[^{}\d]*\}\s*(?==?\s*[-\d.\\$])=?"), ""),
+    (
+        re.compile(r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*([\d.]+)\s*\^\{?\\circ\}?\s*[)}]?"),
+        r"\\\1(\\frac{\2\\pi}{180})",
+    ),
+    (re.compile(r"(\d*\.\d*)\\overline\s*\{?(\d+)\}?"), lambda match: _repeating(match)),
+)
 
 
 def equal(answer: str, reference: str) -> bool:
@@ -26,11 +41,30 @@ def equal(answer: str, reference: str) -> bool:
     """
     from math_verify import parse, verify
 
-    expected = parse(f"\\boxed{{{reference}}}", parsing_timeout=None, raise_on_error=True)
+    expected, given = (
+        parse(f"\\boxed{{{_translate(text)}}}", parsing_timeout=None, raise_on_error=True)
+        for text in (reference, answer)
+    )
     if not expected:
         raise ValueError(f"math-verify cannot read the reference {reference!r}")
-    given = parse(f"\\boxed{{{answer}}}", parsing_timeout=None, raise_on_error=True)
-    return verify(expected, given, timeout_seconds=None, raise_on_error=True)
+    return verify(
+        expected, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
+    )
+
+
+def _translate(text: str) -> str:
+    for pattern, replacement in _TRANSLATIONS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """A repeating decimal such as 0.1(6) as a fraction."""
+    start, period = match[1], match[2]
+    places = len(start.partition(".")[2])
+    denominator = 10**places * (10 ** len(period) - 1)
+    numerator = round(float(start or 0) * 10**places) * (10 ** len(period) - 1) + int(period)
+    return f"\\frac{{{numerator}}}{{{denominator}}}"
 
 
 def respond(task: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +79,7 @@ def main() -> None:
     """Serve until the input ends."""
     die_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    sys.set_int_max_str_digits(0)
     logging.disable(logging.WARNING)  # math-verify warns that its own time limits are off
     for line in sys.stdin:
         print(json.dumps(respond(json.loads(line))), flush=True)

@@ -6,7 +6,11 @@ Whatever is not plainly one number is left to math-verify.
 import re
 from fractions import Fraction
 
+MAX_LENGTH = 200
+"""Longer texts are no plain numbers; a model that repeats a digit for ever writes them."""
+
 _WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_WORDS_IN_FRONT = re.compile(r"^\s*\\text\s*\{[^{}\d]*\}\s*(?==?\s*[-−\d.\\$])=?|^\s*\\approx\b")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([\d.]+)\}|(\d))\s*(?:\{([\d.]+)\}|(\d))")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SCALES = {"": 1, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
@@ -17,7 +21,7 @@ _NUMBER = re.compile(
     (?:\s*/\s*(?P<denominator>\d+\.?\d*))?
     \s*(?P<scale>hundred|thousand|million|billion)?
     \s*(?P<percent>%|percent\b)?
-    (?:\s*°.?|\s+[a-z].*|[a-z]{2,}.*)?""",  # a unit; "3x" and "2n" have none
+    (?:\s*°.?|(?:\s+[a-z]|[a-z]{2})(?:\D|\^\d)*)?""",  # a unit; "3x" and "25 or 30" have none
     re.VERBOSE | re.IGNORECASE,
 )
 
@@ -31,7 +35,7 @@ def parse_number(text: str) -> tuple[Fraction, bool] | None:
     Returns:
         The number before the per cent sign, exactly; or None.
     """
-    match = _NUMBER.fullmatch(simplify(text))
+    match = _NUMBER.fullmatch(simplify(text)) if len(text) <= MAX_LENGTH else None
     if match is None:
         return None
     denominator = Fraction(match["denominator"] or 1)
@@ -55,12 +59,13 @@ def equal_numbers(answer: str, reference: str, tolerance: float) -> bool | None:
 
 def simplify(text: str) -> str:
     """A text without the LaTeX that changes how a number looks and not what it is."""
+    text = _WORDS_IN_FRONT.sub("", text)
     text = _WRAPPERS.sub(r" \1", text.replace("−", "-").replace("\\%", "%").replace("\\$", ""))
     text = re.sub(r"\\[,;:! ]|~|\\q?quad\b|\\left|\\right", " ", text.replace("\\!", ""))
     text = re.sub(r"(?<=\d)\{,\}(?=\d{3})", ",", text)
     text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text)
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)
-    text = re.sub(r"[$€£{}]", "", text).strip().rstrip(".")
+    text = re.sub(r"[$€£{}]", "", text).strip().rstrip(". \\")
     text = re.sub(r"(?<=\d) (?=\d{3}(?:\D|$))(?!\d+/)", "", text)
     return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text).strip()
 

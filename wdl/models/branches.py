@@ -1,6 +1,8 @@
 """Branches: causal language models of transformers, loaded and checked one way."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -40,9 +43,37 @@ def check_source(source: str, key: str) -> None:
         raise UserError(f"{key}: there is no folder {source}; give a Hugging Face folder or name")
 
 
+@contextmanager
+def _reading(source: str, what: str) -> Iterator[None]:
+    """Turn what transformers says of damaged or missing files into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{source}: its {what} cannot be read ({reason}); check the folder, or the name and "
+            "the connection to the hub"
+        ) from error
+
+
+def load_config(source: str) -> PretrainedConfig:
+    """The configuration in a model folder or on the hub.
+
+    Raises:
+        UserError: There is none that can be read.
+    """
+    with _reading(source, "configuration"):
+        return AutoConfig.from_pretrained(source)
+
+
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model folder or on the hub."""
-    return AutoTokenizer.from_pretrained(source)
+    """The tokenizer in a model folder or on the hub.
+
+    Raises:
+        UserError: There is none that can be read.
+    """
+    with _reading(source, "tokenizer"):
+        return AutoTokenizer.from_pretrained(source)
 
 
 def load_branch(
@@ -58,10 +89,11 @@ def load_branch(
     Raises:
         UserError: Its logits are made in another way.
     """
-    config = AutoConfig.from_pretrained(source)
+    config = load_config(source)
     _refuse_changed_logits(config.get_text_config().to_dict(), source)
     if pretrained:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        with _reading(source, "weights"):
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     else:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if getattr(output_head(model), "bias", None) is not None:
@@ -97,7 +129,7 @@ def check_same_vocabulary(strong: str, weak: str) -> None:
 
     Logits are mixed entry by entry, so both the tokenizers and the sizes of the heads must agree.
     """
-    sizes = [AutoConfig.from_pretrained(s).get_text_config().vocab_size for s in (strong, weak)]
+    sizes = [load_config(s).get_text_config().vocab_size for s in (strong, weak)]
     if sizes[0] != sizes[1]:
         raise UserError(
             f"model.weak: {weak} has {sizes[1]} logits, {strong} has {sizes[0]}; both branches "

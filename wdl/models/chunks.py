@@ -14,7 +14,7 @@ from wdl.models.chunk_statistics import (
     full_dynamics_,
     softmax_,
 )
-from wdl.models.matmul import HeadProduct
+from wdl.models.matmul import HeadProduct, sum_dtype
 
 BLOCKS_PER_CHUNK = 4
 """Full statistics need two buffers more; taking a part of the chunk at a time keeps them small."""
@@ -48,10 +48,11 @@ class MixedChunks:
         """
         if self.level == "cheap":
             self._collect_cheap(branches, labels)
-        size = self._chunk_size(branches[0], len(labels))
-        shape = (size, len(branches[0].head))
+        strong = branches[0]
+        dtype = sum_dtype(strong.head.dtype)
+        size = self._chunk_size(strong, len(labels))
         buffers = [
-            labels.new_empty(shape, dtype=branches[0].sum_dtype)
+            labels.new_empty(size, len(strong.head), dtype=dtype)
             for _ in range(2 if self.level == "full" and len(branches) > 1 else 1)
         ]
         losses = []
@@ -76,7 +77,8 @@ class MixedChunks:
 
     def _chunk_size(self, strong: HeadProduct, tokens: int) -> int:
         """Tokens per chunk: as many as the memory allows, spread evenly."""
-        row_bytes = len(strong.head) * strong.sum_dtype.itemsize
+        copy = strong.dtype.itemsize if strong.dtype.itemsize == 2 else 0
+        row_bytes = len(strong.head) * (sum_dtype(strong.dtype).itemsize + copy)
         chunks = -(-tokens * row_bytes // self.chunk_bytes) or 1
         return max(1, -(-tokens // chunks))
 

@@ -1,11 +1,10 @@
-"""Products of a chunk of tokens with an output head, at the precision that each device offers.
+"""Products of chunks of tokens with an output head, at the precision that each device offers.
 
-Operands are used as they are (float32, float64) or in 16 bits; sums that are read again, such as
-logits and the gradient of the hidden states, are kept in float32. CUDA multiplies 16-bit operands
-into float32 directly. A CPU cannot: it multiplies vocabulary tiles that fit its cache, in bfloat16
-where it has the instructions, otherwise in float32 after widening the tile.
+Whatever the operands, logits and gradients are summed in float32 (float64 for float64). CUDA
+multiplies 16-bit operands into float32 directly. A CPU cannot; there the head is taken in tiles of
+the vocabulary, widened to float32, or multiplied in bfloat16 if the CPU has instructions for that.
 
-Shapes: C tokens of a chunk, H hidden size, V vocabulary.
+Shapes: C tokens of a chunk out of N, H hidden size, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -13,33 +12,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TILE_BYTES = 16 * 2**20
-"""Size of a float32 copy of one vocabulary tile of a 16-bit head, on a CPU."""
+TILE_BYTES = 36 * 2**20
+"""Memory of one tile in float32. Above 32 MiB, glibc returns what is freed to the system at once;
+much above, a tile no longer fits the cache."""
 
 
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of logits and sums over operands of `dtype`: float64 stays, all else is float32."""
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of logits and sums over operands of `dtype`."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def product_dtype(operand: Tensor) -> torch.dtype:
-    """Dtype in which products of tensors like `operand` are fastest without losing precision."""
-    if operand.is_cuda or operand.dtype in (torch.float32, torch.float64):
+    """Dtype in which this device multiplies tensors like `operand` fastest."""
+    if operand.is_cuda or operand.dtype == sum_dtype(operand.dtype):
         return operand.dtype
-    # without AVX-512, 16-bit products on a CPU are emulated, several times slower than float32
+    # without AVX-512, a CPU emulates 16-bit products, at a fraction of its speed in float32
     native = "AVX512" in torch.backends.cpu.get_cpu_capability()
     return operand.dtype if native and operand.dtype == torch.bfloat16 else torch.float32
 
 
 def add_product_(out: Tensor, a: Tensor, b: Tensor, scale: float, *, accumulate: bool) -> None:
-    """Set `out` to scale·a·b, plus `out` itself if `accumulate`.
+    """Set `out` to scale·a·b, or add that to it if `accumulate`.
 
     Args:
-        out: [M, N], of the dtype of `a` or, for 16-bit operands, float32 (or the reverse on a CPU).
+        out: [M, N], of the dtype of `a` or, where that has 16 bits, float32.
         a: [M, K].
-        b: [K, N], same dtype as `a`.
-        scale: Factor, applied before any rounding to 16 bits where the device allows it.
-        accumulate: Whether to add to what `out` holds; otherwise that is not read.
+        b: [K, N].
+        scale: Factor, applied in the dtype of `out`.
+        accumulate: If not set, what `out` holds is never read.
     """
     beta = 1 if accumulate else 0
     if out.dtype == a.dtype:
@@ -53,21 +53,20 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, scale: float, *, accumulate:
 
 
 class Gradient:
-    """Sum of products in float32 (or float64), later given out once in the dtype of its tensor.
+    """A sum of products, given out once, in the dtype of the tensor that it is the gradient of.
 
     Args:
-        like: The tensor whose gradient it is, [M, H].
-        ranges: Rows of each part. Parts are freed one by one as they are given out, so that the
-            float32 sum and the 16-bit result never exist side by side.
+        like: That tensor, [M, H].
+        parts: Ranges of its rows that are summed apart. They are freed one by one as they are
+            given out, so that the float32 sum and a 16-bit result do not exist side by side.
     """
 
-    def __init__(self, like: Tensor, ranges: Sequence[slice]) -> None:
+    def __init__(self, like: Tensor, parts: Sequence[slice]) -> None:
         self.shape, self.dtype = like.shape, like.dtype
-        dtype = accumulation_dtype(like.dtype)
-        self.parts = [torch.empty_like(like[rows], dtype=dtype) for rows in ranges]
+        self.parts = [torch.empty_like(like[part], dtype=sum_dtype(like.dtype)) for part in parts]
 
     def take(self, scale: Tensor) -> Tensor:
-        """The gradient times a scalar."""
+        """The gradient times a scalar, [M, H]."""
         if len(self.parts) == 1:
             return self.parts.pop().mul_(scale).to(self.dtype)
         whole = self.parts[0].new_empty(self.shape, dtype=self.dtype)
@@ -91,23 +90,17 @@ class HeadProduct:
 
     def __init__(self, hidden: Tensor, head: Tensor, hidden_grad: bool, head_grad: bool) -> None:
         self.hidden, self.head = _operand(hidden), _operand(head)
-        self.sum_dtype = accumulation_dtype(head.dtype)
+        self.dtype = product_dtype(self.head)
+        self.whole = slice(0, len(head))
+        self.tiles = self._tiles()
         self.grad_hidden = Gradient(hidden, [slice(0, len(hidden))]) if hidden_grad else None
-        self.grad_head = Gradient(head, self.tiles()) if head_grad else None
-
-    def tiles(self) -> list[slice]:
-        """Ranges of the vocabulary that are multiplied one after the other."""
-        vocabulary, size = self.head.shape
-        narrow = self.head.device.type == "cpu" and self.head.element_size() == 2
-        step = max(1, TILE_BYTES // (4 * size)) if narrow else vocabulary
-        return [slice(i, i + step) for i in range(0, vocabulary, step)]
+        self.grad_head = Gradient(head, self.tiles) if head_grad else None
 
     def add_logits_(self, out: Tensor, rows: slice, weight: float, *, accumulate: bool) -> None:
         """Set `out` [C, V] to weight·hidden·headᵀ of some tokens, or add that if `accumulate`."""
-        dtype = product_dtype(self.head)
-        hidden = self.hidden[rows].to(dtype)
-        for tile in self.tiles():
-            head = self.head[tile].to(dtype)
+        hidden = self.hidden[rows].to(self.dtype)
+        for tile in self.tiles:
+            head = self.head[tile].to(self.dtype)
             add_product_(out[:, tile], hidden, head.T, weight, accumulate=accumulate)
 
     def add_gradients(self, residual: Tensor, rows: slice, scale: float) -> None:
@@ -118,27 +111,36 @@ class HeadProduct:
         """
         if self.grad_hidden is None and self.grad_head is None:
             return
-        dtype = product_dtype(self.head)
-        hidden = self.hidden[rows].to(dtype)
-        for i, tile in enumerate(self.tiles()):
-            part = residual[:, tile].to(dtype)
-            if self.grad_hidden is not None:
-                head, out = self.head[tile].to(dtype), self.grad_hidden.parts[0][rows]
-                add_product_(out, part, head, scale, accumulate=i > 0)
-            if self.grad_head is not None:
-                out = self.grad_head.parts[i]
-                add_product_(out, part.T, hidden, scale, accumulate=rows.start > 0)
+        residual = residual.to(self.dtype)
+        if self.grad_hidden is not None:
+            out = self.grad_hidden.parts[0][rows]
+            # tiles only where they must be widened: each would add a rounding to 16 bits
+            for tile in [self.whole] if self.dtype == self.head.dtype else self.tiles:
+                head = self.head[tile].to(self.dtype)
+                add_product_(out, residual[:, tile], head, scale, accumulate=tile.start > 0)
+        if self.grad_head is not None:
+            hidden = self.hidden[rows].to(self.dtype)
+            for tile, out in zip(self.tiles, self.grad_head.parts, strict=True):
+                add_product_(out, residual[:, tile].T, hidden, scale, accumulate=rows.start > 0)
 
     def target_and_mean(self, labels: Tensor) -> Tensor:
-        """Target logit and mean of the others, [2, N], with no pass over the logits.
+        """Target logit and mean of the others, [2, N], without a pass over the logits.
 
         Args:
             labels: [N].
         """
-        hidden = self.hidden.to(self.sum_dtype)
+        dtype = sum_dtype(self.head.dtype)
+        hidden = self.hidden.to(dtype)
         target = (hidden * self.head[labels]).sum(1)
-        total = hidden @ self.head.sum(0, dtype=self.sum_dtype)
+        total = hidden @ self.head.sum(0, dtype=dtype)
         return torch.stack((target, (total - target) / (len(self.head) - 1)))
+
+    def _tiles(self) -> list[slice]:
+        """Ranges of the vocabulary that are multiplied one after the other."""
+        vocabulary, size = self.head.shape
+        narrow = self.head.device.type == "cpu" and self.head.element_size() == 2
+        step = max(1, TILE_BYTES // (4 * size)) if narrow else vocabulary
+        return [slice(start, start + step) for start in range(0, vocabulary, step)]
 
 
 def _operand(tensor: Tensor) -> Tensor:

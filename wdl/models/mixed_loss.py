@@ -12,7 +12,7 @@ from wdl.models.chunk_statistics import DynamicsLevel, LogitDynamics
 from wdl.models.chunks import MixedChunks
 from wdl.models.matmul import HeadProduct
 
-CHUNK_BYTES = {"cpu": 160 * 2**20, "cuda": 2**30}
+CHUNK_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 """Default memory for the logits of one chunk. With fewer than about 256 tokens in it on a CPU, or
 1024 on a GPU, matrix products slow down; more tokens only cost memory."""
 

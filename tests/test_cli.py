@@ -1,0 +1,135 @@
+"""The command line: help that loads nothing heavy, and one line for every mistake of a user."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS
+
+from wdl.cli import VERBS, main
+
+JOINT = str(CONFIGS / "joint.yaml")
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """What a failing command prints on the error stream, its exit code checked."""
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    assert end.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wdl: error")]
+    assert lines, "no line says what is wrong"
+    return "\n".join(lines)
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from wdl.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"  # noqa: E501
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert all(verb in child.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.lam", "1.5"], "model.lam: 1.5"),
+        (["--model.lam", "much"], "model.lam"),
+        (["--model.lamm", "1"], "--model.lamm"),
+        (["--data.path", "missing.jsonl"], "missing.jsonl: there is no such file"),
+        (["--model.weak", "./nowhere"], "model.weak: there is no folder nowhere"),
+        (["--model.strong", "./nowhere"], "model.strong: there is no folder nowhere"),
+        (["--model.weak", "null"], "data.selection.weights: normalised compares two branches"),
+        (["--ckpt_path", "no.ckpt"], "ckpt_path: there is no checkpoint no.ckpt"),
+        (["--data.micro_batch_size", "5"], "data.batch_size: 64 is not a multiple"),
+        (["--data.selection.weights", "best"], "data.selection.weights"),
+        (["--data.selection.alpha", "-1"], "alpha, beta and gamma must not be negative"),
+        (["--trainer.strategy.init_args.offload_parameters", "true"], "offload_parameters"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = fails(capsys, "fit", "--config", JOINT, *flags)
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "data.jsonl: the file is empty"),
+        (bytes(range(256)), "data.jsonl: this is no UTF-8 text"),
+        (b'{"instruction": "a", "output": "b"}\n{"instruction": ', "data.jsonl:2: broken JSON"),
+        (b'{"instruction": "a"}\n', "data.jsonl:1: 'output' is missing"),
+    ],
+)
+def test_bad_data(
+    content: bytes, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "data.jsonl").write_bytes(content)
+    assert message in fails(capsys, "fit", "--config", JOINT, "--data.path", "data.jsonl")
+
+
+def test_every_bad_row_has_its_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"instruction": "a"}\n' * 30)
+    lines = fails(capsys, "fit", "--config", JOINT, "--data.path", "data.jsonl").splitlines()
+    assert len(lines) == 21
+    assert "data.jsonl:20:" in lines[19]
+    assert "10 more" in lines[20]
+
+
+def test_an_unknown_key_in_a_yaml(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model:\n  lambda: 0.5\n")
+    assert "lambda" in fails(capsys, "fit", "--config", JOINT, "--config", "mine.yaml")
+
+
+def test_broken_yaml(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {lam: 0.5\n")
+    assert "line" in fails(capsys, "fit", "--config", JOINT, "--config", "mine.yaml")
+
+
+def test_branches_of_different_vocabularies(
+    make_branch: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weak = make_branch(vocab_size=320)
+    assert "both branches must share one vocabulary" in fails(
+        capsys, "fit", "--config", JOINT, "--model.weak", str(weak)
+    )
+
+
+def test_a_folder_that_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = fails(capsys, "fit", "--config", JOINT, "--model.strong", str(tmp_path))
+    assert "holds no config.json" in message
+
+
+@pytest.mark.parametrize("damage", ["config.json", "tokenizer.json"])
+def test_a_damaged_model_folder(
+    damage: str,
+    make_branch: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    folder = shutil.copytree(make_branch(), tmp_path / "damaged")
+    (folder / damage).write_text("{broken")
+    message = fails(capsys, "fit", "--config", JOINT, "--model.strong", str(folder))
+    assert "damaged" in message
+
+
+def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "train: there is no such verb" in fails(capsys, "train")
+
+
+def test_no_verb_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert "fit" in capsys.readouterr().out
