@@ -59,15 +59,15 @@ class FinalEvaluation(Callback):
         assert trainer.log_dir is not None
         run = Path(trainer.log_dir)
         data: WeakDrivenDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        epochs = trainer.global_step / data.summary["steps"]
+        epochs = trainer.global_step / data.summary.steps
         results: dict[str, Any] = {
             "steps": trainer.global_step,
-            "tokens": {"strong_after": round(data.summary["tokens"] * epochs)},
+            "tokens": {"strong_after": round(data.summary.tokens * epochs)},
             "validation": {name: float(v) for name, v in trainer.logged_metrics.items()},
         }
         models = _starting_points(pl_module) | {"strong_after": str(run / "strong")}
         if self.sft_control:
-            control = train_control(run, data.summary["tokens"])
+            control = train_control(run, data.summary.tokens)
             if control is not None:
                 models[CONTROL] = str(control / "strong")
                 trained = json.loads((control / "results.json").read_text())
@@ -86,10 +86,15 @@ class FinalEvaluation(Callback):
         if _wdl("evaluate", "--model", labelled, *options, "--out", str(out)):
             rank_zero_warn("the evaluation failed, see above; the run itself is complete")
             return {}
-        summary = json.loads((out / "summary.json").read_text())
-        names = ("weak", "strong_before", "strong_after", CONTROL)
-        ...
-        return {"exact_match": dict.fromkeys(names), "summary": summary}
+        graded = json.loads((out / "summary.json").read_text())["models"]
+        results = {label: graded[label][self.benchmark]["results"] for label in models}
+        return {
+            "exact_match": {label: result["accuracy"] for label, result in results.items()},
+            "interval_95": {label: result["interval"] for label, result in results.items()},
+            "problems": next(iter(results.values()))["problems"],
+            "benchmark": self.benchmark,
+            "protocol": self.protocol,
+        }
 
 
 def _starting_points(module: WeakDrivenModule) -> dict[str, str]:

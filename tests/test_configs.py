@@ -60,6 +60,6 @@ def test_paths_on_the_command_line_are_meant_from_the_current_folder(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["fit", "--config", str(CONFIGS / "joint.yaml"), "--data.path", "mine.jsonl", "--print_config"])  # fmt: skip
+        main(["fit", f"--config={CONFIGS}/joint.yaml", "--data.path=mine.jsonl", "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["data"]["path"] == str(tmp_path / "mine.jsonl")

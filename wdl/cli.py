@@ -81,8 +81,7 @@ def _call(verb: str, function: Callable[..., None], args: list[str]) -> None:
             raise UserError(f"wdl {verb}: {message}; see wdl {verb} --help") from ex
 
     parser = Parser(prog=f"wdl {verb}", description=VERBS[verb])
-    if verb != "pipeline":
-        parser.add_argument("--config", action="config", help="YAML file with these options.")
+    parser.add_argument("--config", action="config", help="YAML file with these options.")
     parser.add_function_arguments(function)
     options: dict[str, Any] = parser.instantiate(parser.parse_args(args)).as_dict()
     options.pop("config", None)

@@ -25,7 +25,9 @@ class UserError(Exception):
         hidden = self.total - len(shown)
         return [*shown, f"... and {hidden} more like these"] if hidden else shown
 
-    def __reduce__(self) -> tuple:  # workers send exceptions by pickle, which drops keyword arguments
+    def __reduce__(
+        self,
+    ) -> tuple:  # workers send exceptions by pickle, which drops keyword arguments
         return _rebuild, (self.faults, self.total)
 
 

@@ -1,4 +1,4 @@
-"""``wdl pipeline``: run stages in order, each a ``wdl`` command in a process and a folder of its own.
+"""``wdl pipeline``: run stages in order, each a command with a process and a folder of its own.
 
 A stage that is done is skipped; one that was killed goes on from its last checkpoint; one whose
 inputs changed runs again, and so do all after it.

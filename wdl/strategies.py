@@ -94,7 +94,7 @@ class DeepSpeed(DeepSpeedStrategy):
         """Under stage 3, tell transformers to shard weights as it loads them."""
         self._init_config_if_needed()
         if self.zero_stage_3:
-            from transformers.integrations import HfDeepSpeedConfig
+            from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
             self._hf_config = HfDeepSpeedConfig(self.config)  # in force as long as it is alive
         with super().model_sharded_context():

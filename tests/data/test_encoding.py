@@ -40,7 +40,10 @@ def test_without_a_system_prompt_there_is_no_system_message(
     ],
 )
 def test_the_template_says_how_a_turn_ends(
-    tokenizer: PreTrainedTokenizerBase, template: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", template)
     assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids(expected)

@@ -1,7 +1,6 @@
 """Entropies against a float64 reference; stores that survive a kill and refuse strangers."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,7 @@ def test_token_entropy(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     hidden, head = torch.randn(50, 16) * scale, torch.randn(500, 16)
     expected = reference(hidden.double() @ head.double().T)
-    torch.testing.assert_close(
-        token_entropy(hidden, head).double(), expected, rtol=1e-5, atol=1e-7
-    )
+    torch.testing.assert_close(token_entropy(hidden, head).double(), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_token_entropy_of_nothing() -> None:
@@ -85,7 +82,9 @@ def test_ranks_and_restarts_change_no_byte(
     assert killed.scores_file.read_bytes() == whole.scores_file.read_bytes()
 
 
-def test_a_finished_store_needs_no_model(samples: Dataset, pair: tuple[Path, Path], tmp_path: Path) -> None:  # fmt: skip
+def test_a_finished_store_needs_no_model(
+    samples: Dataset, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
     store = EntropyStore(tmp_path, {"branch": "a"})
     scored(store, samples, pair[0])
     assert EntropyStore(tmp_path, {"branch": "a"}).load() == store.load()
@@ -97,5 +96,3 @@ def test_batches_depend_on_lengths_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(scoring, "TOKENS_PER_BATCH", 20)
     batches = score_batches([3, 9, 10, 2, 30])
     assert batches == [[4], [2, 1], [0, 3]]
-
-

@@ -68,7 +68,9 @@ def test_epochs_differ_in_order_alone() -> None:
     plan = make_plan()
     first, second = rank_batches(plan, 0, 1), rank_batches(plan, 0, 1, plan.steps)
     assert first != second
-    assert sorted(s for m in first for s in m.samples) == sorted(s for m in second for s in m.samples)
+    assert sorted(s for m in first for s in m.samples) == sorted(
+        s for m in second for s in m.samples
+    )
 
 
 def test_micro_batches_hold_like_lengths() -> None:

@@ -17,7 +17,10 @@ ANSWER = {"role": "assistant", "content": "2"}
     [
         ({"instruction": "1+1?", "output": "2"}, [QUESTION]),
         ({"instruction": "1+1?", "input": "", "output": "2"}, [QUESTION]),
-        ({"instruction": "Add.", "input": "1+1", "output": "2"}, [{**QUESTION, "content": "Add.\n\n1+1"}]),
+        (
+            {"instruction": "Add.", "input": "1+1", "output": "2"},
+            [{"role": "user", "content": "Add.\n\n1+1"}],
+        ),
         ({"prompt": "1+1?", "completion": "2"}, [QUESTION]),
         ({"messages": [QUESTION, ANSWER]}, [QUESTION]),
     ],
@@ -34,7 +37,12 @@ def test_json_lists_and_folders(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, rows[2:])))
     (tmp_path / "notes.txt").write_text("not data")
     records = read_records(data_files(tmp_path))
-    assert [(r["idx"], r["completion"]) for r in records] == [(0, "0"), (1, "1"), (2, "2"), (3, "3")]
+    assert [(r["idx"], r["completion"]) for r in records] == [
+        (0, "0"),
+        (1, "1"),
+        (2, "2"),
+        (3, "3"),
+    ]
 
 
 def test_given_idx_is_kept(tmp_path: Path) -> None:
@@ -56,7 +64,10 @@ def test_given_idx_is_kept(tmp_path: Path) -> None:
         ('{"idx": 1, "prompt": "a", "completion": "b"}\n' * 2, "rows.jsonl:2: idx 1 occurs twice"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "at least a question and an answer"),
         (json.dumps({"messages": [ANSWER, QUESTION]}), "last message must be the assistant's"),
-        (json.dumps({"messages": [{**QUESTION, "role": "king"}, ANSWER]}), "role 'king' is unknown"),
+        (
+            json.dumps({"messages": [{**QUESTION, "role": "king"}, ANSWER]}),
+            "role 'king' is unknown",
+        ),
     ],
 )
 def test_faults(text: str, fault: str, tmp_path: Path) -> None:
@@ -76,7 +87,10 @@ def test_binary_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('[\n {"prompt": "a", "completion": "b"},\n\n {"prompt": "c"}\n]', "rows.json:4: 'completion'"),
+        (
+            '[\n {"prompt": "a", "completion": "b"},\n\n {"prompt": "c"}\n]',
+            "rows.json:4: 'completion'",
+        ),
         ('[{"prompt": "a", "completion": "b"}', "rows.json:1: the list is not closed"),
         ('[{"prompt": "a",\n oops}]', "rows.json:2: broken JSON"),
         ('{"prompt": "a"}', "rows.json:1: a .json file holds one list"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from wdl.models.branches import (
     output_head,
 )
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -72,9 +73,7 @@ def test_logits_are_hidden_times_head(config: PretrainedConfig, tmp_path: Path) 
         (GraniteConfig(**SIZES, logits_scaling=8.0), "logits_scaling"),
     ],
 )
-def test_changed_logits_are_refused(
-    config: PretrainedConfig, setting: str, tmp_path: Path
-) -> None:
+def test_changed_logits_are_refused(config: PretrainedConfig, setting: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=setting):
         load_branch(write_model(config, tmp_path))
 
@@ -107,5 +106,3 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
         check_source(str(tmp_path), "model.weak")
     with pytest.raises(UserError, match=r"model.strong: there is no folder"):
         check_source(str(tmp_path / "nowhere"), "model.strong")
-
-

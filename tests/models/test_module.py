@@ -37,7 +37,7 @@ def fit(
     module = WeakDrivenModule(
         ModelSource(strong),
         weak_source,
-        optimizer=sgd,  # type: ignore[arg-type]
+        optimizer=sgd,
         schedule="constant",
         warmup=0,
         **settings,
@@ -94,9 +94,7 @@ def test_two_steps_equal_autograd_of_the_formula(sums: Path, pair: tuple[Path, P
     for name, branch in zip(("strong", "weak"), branches, strict=True):
         for key, weight in branch.named_parameters():
             ours = module.branches[name].get_parameter(key).double()
-            torch.testing.assert_close(
-                ours, weight, rtol=1e-4, atol=1e-6, msg=lambda m, at=f"{name} {key}": f"{at}: {m}"
-            )
+            torch.testing.assert_close(ours, weight, rtol=1e-4, atol=1e-6)
     assert trainer.logged_metrics["train/loss"].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
@@ -149,7 +147,9 @@ def test_validation_counts_tokens(sums: Path, pair: tuple[Path, Path]) -> None:
         expected = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), batch["labels"].flatten()
         )
-        assert trainer.logged_metrics[f"val/{name}"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert trainer.logged_metrics[f"val/{name}"].item() == pytest.approx(
+            expected.item(), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("lam", [-0.1, 1.5])
@@ -158,8 +158,6 @@ def test_lam_is_a_share(lam: float) -> None:
         WeakDrivenModule(ModelSource("x"), lam=lam)
 
 
-def test_a_weak_branch_of_another_hidden_size(
-    sums: Path, make_branch: Callable[..., Path]
-) -> None:
+def test_a_weak_branch_of_another_hidden_size(sums: Path, make_branch: Callable[..., Path]) -> None:
     module, _ = fit(sums, make_branch(hidden_size=64), make_branch())
     assert module.strong.config.hidden_size == 64

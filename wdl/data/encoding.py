@@ -1,4 +1,4 @@
-"""From messages to tokens and the completion mask, once, for scoring, SFT, joint training and evaluation.
+"""From messages to tokens and the completion mask, the one way that all phases use.
 
 The prompt is what the chat template renders with the generation prompt; the answer follows
 verbatim; then exactly one end-of-turn token. Completion tokens are the answer and that token.
@@ -46,9 +46,7 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
 ) -> list[int]:
     """Tokens of the conversation up to the point where the assistant answers."""
-    text = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=False
-    )
+    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
@@ -105,7 +103,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
 def collate(
     samples: Sequence[Encoded], sample_ids: Sequence[int], pad_token: int, denominator: int
 ) -> Batch:
-    """Right-padded batch of ``samples``; without samples, one padding token that counts for nothing.
+    """Right-padded batch of ``samples``; without any, one padding token that counts for nothing.
 
     An empty micro-batch still runs through the model, so that every rank takes part in the same
     collectives.

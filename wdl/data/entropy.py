@@ -49,7 +49,7 @@ def token_entropy(hidden: Tensor, head: Tensor) -> Tensor:
 
 
 def _chunk_entropy(logits: Tensor) -> Tensor:
-    """ln Σe^z − Σ z·e^z / Σe^z with z shifted by its maximum; ``logits`` is overwritten."""
+    """ln Σe^z − Σ z·e^z / Σe^z, with z shifted by its maximum; overwrites ``logits``."""  # noqa: D403
     logits -= logits.amax(dim=-1, keepdim=True)
     weights = logits.exp()
     total = weights.sum(dim=-1)
@@ -61,9 +61,7 @@ def sample_entropies(model: PreTrainedModel, batch: dict[str, Any]) -> list[floa
     """Mean completion-token entropy of each sample of a batch, in nats."""
     device = model.device
     labels = batch["labels"].to(device)
-    hidden = hidden_states(
-        model, batch["input_ids"].to(device), batch["attention_mask"].to(device)
-    )
+    hidden = hidden_states(model, batch["input_ids"].to(device), batch["attention_mask"].to(device))
     counted = labels != IGNORE_INDEX
     entropy = torch.zeros(labels.shape, dtype=torch.float64, device=device)
     entropy[counted] = token_entropy(hidden[counted], output_head(model).weight).double()

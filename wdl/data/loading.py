@@ -5,7 +5,7 @@ processes (and under DeepSpeed on one).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from datasets import Dataset
@@ -54,7 +54,7 @@ class RankShare:
 
 
 class BatchStream(IterableDataset):
-    """Reads the samples of each micro-batch and pads them to a :class:`~wdl.data.encoding.Batch`."""
+    """Reads the samples of each micro-batch and pads them to a ``Batch``."""
 
     def __init__(self, samples: Dataset, micro_batches: MicroBatches, pad_token: int) -> None:
         self.samples = samples
@@ -70,7 +70,7 @@ class BatchStream(IterableDataset):
             idx = [row["idx"] for row in rows]
             yield collate(rows, idx, self.pad_token, micro_batch.denominator)
 
-    def _read(self, micro_batch: MicroBatch) -> list[dict]:
+    def _read(self, micro_batch: MicroBatch) -> list[Any]:
         if not micro_batch.samples:
             return []
         return self.samples.select(micro_batch.samples).to_list()

@@ -7,7 +7,7 @@ Without a weak branch nothing is scored and the weights are uniform, which is pl
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -67,6 +67,25 @@ class Selection:
             raise UserError(f"data.selection.multiplier: {self.multiplier} must be above 0")
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What an epoch holds, for the screen, the logs and the results."""
+
+    samples: int
+    draws: int
+    unique: int
+    effective_sample_size: float
+    tokens: int
+    steps: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.draws} of {self.samples} training samples ({self.unique} different, effective "
+            f"sample size {self.effective_sample_size:.0f}), {self.tokens} tokens in {self.steps} "
+            "steps"
+        )
+
+
 class WeakDrivenDataModule(pl.LightningDataModule):
     """Scores, weights and draws instruction data for a weak/strong pair.
 
@@ -91,7 +110,7 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         path: InputPath,
         strong: ModelSource,
         weak: ModelSource | None = None,
-        selection: Selection = Selection(),  # noqa: B008 - frozen, and jsonargparse shows it
+        selection: Selection = Selection(),
         batch_size: int = 256,
         micro_batch_size: int = 1,
         max_length: int = 4096,
@@ -210,13 +229,18 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         )
         # Lightning and DeepSpeed both read this, after setup
         self.trainer.accumulate_grad_batches = self.plan.accumulation(self.trainer.world_size)
-        self.summary = self._summarise(self.plan, probabilities)
-        rank_zero_info(
-            "selected {draws} of {samples} training samples ({unique} different, effective sample "
-            "size {effective_sample_size:.0f}), {tokens} tokens in {steps} steps".format_map(
-                self.summary
-            )
+        self.summary = Summary(
+            samples=len(probabilities),
+            draws=len(self.plan.drawn),
+            unique=len(np.unique(self.plan.drawn)),
+            effective_sample_size=effective_sample_size(probabilities),
+            tokens=int(lengths[self.plan.drawn].sum()),
+            steps=self.plan.steps,
         )
+        rank_zero_info(f"selected {self.summary}")
+        if self.trainer.logger is not None:
+            values = {f"selection/{name}": value for name, value in asdict(self.summary).items()}
+            self.trainer.logger.log_metrics(values, step=0)
 
     @property
     def _seed(self) -> int:
@@ -249,7 +273,7 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         store = EntropyStore(self.cache / "entropy", key)
         if (scores := store.load()) is None:
             store.score(
-                lambda: load_branch(source, dtype).to(device),
+                lambda: load_branch(source, dtype, device=device),
                 self.train_samples,
                 self._pad_token,
                 f"entropy of {name}",
@@ -277,17 +301,6 @@ class WeakDrivenDataModule(pl.LightningDataModule):
             if total[-1] >= chosen.tokens:
                 return drawn[: int(np.searchsorted(total, chosen.tokens)) + 1]
             count *= 2
-
-    def _summarise(self, plan: Plan, probabilities: NDArray[np.float64]) -> dict[str, float]:
-        return {
-            "samples": len(probabilities),
-            "draws": len(plan.drawn),
-            "unique": len(np.unique(plan.drawn)),
-            "effective_sample_size": effective_sample_size(probabilities),
-            "tokens": int(plan.lengths[plan.drawn].sum()),
-            "completion_tokens": int(plan.completions[plan.drawn].sum()),
-            "steps": plan.steps,
-        }
 
     def train_dataloader(self) -> DataLoader:
         """This rank's micro-batches, from the optimizer step that the trainer stands at."""
@@ -336,5 +349,3 @@ def _cut(sample: dict, max_length: int) -> dict:
 def _fraction(key: str) -> float:
     """A hash as a number in [0, 1)."""
     return int(key, 16) / 16 ** len(key)
-
-

@@ -59,7 +59,7 @@ def read_records(files: list[Path]) -> list[Record]:
     seen: set[int] = set()
     for file in files:
         rows = 0
-        for line, row in _rows(file, faults):
+        for line, row in rows_of(file, faults):
             rows += 1
             try:
                 record = parse_row(row, default_idx=len(records))
@@ -132,7 +132,7 @@ def _kind(value: Any) -> str:
     return "missing" if value is None else names.get(type(value), "a number")
 
 
-def _rows(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
+def rows_of(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
     """Line number and parsed value of each row; what cannot be parsed goes to ``faults``."""
     try:
         if file.suffix == ".json":
@@ -164,8 +164,10 @@ def _json_rows(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
     if not text.strip():
         return
     if text[position] != "[":
-        faults.append(f"{file}:{line}: a .json file holds one list of rows; name it .jsonl if each "
-                      "line is a row")
+        faults.append(
+            f"{file}:{line}: a .json file holds one list of rows; name it .jsonl if each "
+            "line is a row"
+        )
         return
     position, line = _skip(text, position + 1, line)
     while position < len(text) and text[position] != "]":

@@ -3,7 +3,7 @@
 Each function maps per-sample mean token entropies (nats, float64, shape [samples]) to
 probabilities that sum to 1. With Δ = H_strong − H_weak and [u]₊ = max(u, 0):
 
-    normalised   α·H_weak/ΣH_weak + β·[−Δ]₊/Σ[−Δ]₊ + γ·[Δ]₊/Σ[Δ]₊      (what the published system ran)
+    normalised   α·H_weak/ΣH_weak + β·[−Δ]₊/Σ[−Δ]₊ + γ·[Δ]₊/Σ[Δ]₊      (the published system)
     v1           α·H_weak + β·[−Δ]₊ + γ·[Δ]₊                           (arXiv 2602.08222 v1)
     v2           α·[−Δ]₊ + β·H_strong + γ·[Δ]₊                         (arXiv 2602.08222 v2, Eq. 9)
     uniform      1

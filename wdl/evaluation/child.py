@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -38,7 +39,8 @@ class Child:
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
-        self._unread = b""
+        self._unfinished = b""
+        self.received: deque[Any] = deque()
 
     def send(self, message: Any) -> None:
         """Hand one object to the child.
@@ -53,27 +55,33 @@ class Child:
         except BrokenPipeError:
             raise ChildFailure(self._epitaph()) from None
 
-    def receive(self, limit: float | None) -> Any:
+    def receive(self, limit: float) -> Any:
         """The next object that the child writes.
 
         Args:
-            limit: Seconds to wait; None waits for as long as the child lives.
+            limit: Seconds to wait.
 
         Raises:
             ChildFailure: It died, or wrote nothing within the limit.
         """
+        return receive_any([self], limit)[1]
+
+    def fileno(self) -> int:
+        """Where the child's output can be waited for."""
         assert self._process.stdout is not None
-        deadline = None if limit is None else time.monotonic() + limit
-        while b"\n" not in self._unread:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            if not select.select([self._process.stdout], [], [], left)[0]:
-                raise ChildFailure(f"no answer within {limit:g} s")
-            block = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not block:
-                raise ChildFailure(self._epitaph())
-            self._unread += block
-        line, _, self._unread = self._unread.partition(b"\n")
-        return json.loads(line)
+        return self._process.stdout.fileno()
+
+    def read(self) -> None:
+        """Take in what the child has written.
+
+        Raises:
+            ChildFailure: It has ended.
+        """
+        block = os.read(self.fileno(), 1 << 16)
+        if not block:
+            raise ChildFailure(self._epitaph())
+        *lines, self._unfinished = (self._unfinished + block).split(b"\n")
+        self.received.extend(json.loads(line) for line in lines)
 
     def close(self) -> None:
         """End the child and its own children, whatever they are doing."""
@@ -90,6 +98,28 @@ class Child:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
+
+
+def receive_any(children: Sequence[Child], limit: float) -> tuple[Child, Any]:
+    """The next object that any of ``children`` writes, and who wrote it.
+
+    Args:
+        children: Whom to wait for.
+        limit: Seconds to wait.
+
+    Raises:
+        ChildFailure: One of them died, or all were silent for as long as the limit.
+    """
+    deadline = time.monotonic() + limit
+    while True:
+        for child in children:
+            if child.received:
+                return child, child.received.popleft()
+        ready, _, _ = select.select(children, [], [], max(deadline - time.monotonic(), 0))
+        if not ready:
+            raise ChildFailure(f"no answer within {limit:g} s")
+        for child in ready:
+            child.read()
 
 
 def die_with_parent() -> None:

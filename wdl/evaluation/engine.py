@@ -60,3 +60,7 @@ class Engine(Protocol):
         What an answer is does not depend on ``done``.
         """
         ...
+
+    def close(self) -> None:
+        """Give back what the engine holds; it can generate no more."""
+        ...

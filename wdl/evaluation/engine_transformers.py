@@ -67,6 +67,12 @@ class TransformersEngine:
                 for ended in self._decode(batch, sampling):
                     yield [generation for generation in ended if generation.key in missing]
 
+    def close(self) -> None:
+        """Let go of the model."""
+        del self.model
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
     def _decode(self, batch: list[Request], sampling: Sampling) -> Iterator[list[Generation]]:
         rows = _Rows(batch, self.device, sampling.stop_tokens)

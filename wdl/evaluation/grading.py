@@ -19,7 +19,7 @@ from typing import Literal
 from wdl.evaluation.answers import find_answer
 from wdl.evaluation.benchmarks import Kind
 from wdl.evaluation.child import Child, ChildFailure
-from wdl.evaluation.numbers import equal_numbers
+from wdl.evaluation.plain_numbers import equal_numbers
 
 Status = Literal["correct", "wrong", "cut_off", "could_not_grade"]
 STATUSES: tuple[Status, ...] = ("correct", "wrong", "cut_off", "could_not_grade")

@@ -39,7 +39,7 @@ def equal(answer: str, reference: str) -> bool:
     Raises:
         ValueError: The reference is nothing that math-verify can read.
     """
-    from math_verify import parse, verify
+    from math_verify import parse
 
     expected, given = (
         parse(f"\\boxed{{{_translate(text)}}}", parsing_timeout=None, raise_on_error=True)
@@ -47,9 +47,27 @@ def equal(answer: str, reference: str) -> bool:
     )
     if not expected:
         raise ValueError(f"math-verify cannot read the reference {reference!r}")
+    return _verify(expected, given) or _verify(_with_imaginary(expected), _with_imaginary(given))
+
+
+def _verify(expected: list[Any], given: list[Any]) -> bool:
+    from math_verify import verify
+
     return verify(
         expected, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
     )
+
+
+def _with_imaginary(parsed: list[Any]) -> list[Any]:
+    """The same with i as the imaginary unit, which math-verify takes for a variable."""
+    from sympy import Basic, I
+
+    return [
+        one.subs({symbol: I for symbol in one.free_symbols if str(symbol) == "i"})
+        if isinstance(one, Basic)
+        else one
+        for one in parsed
+    ]
 
 
 def _translate(text: str) -> str:

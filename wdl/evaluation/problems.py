@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wdl.data.records import RowError, _rows
+from wdl.data.records import RowError, rows_of
 from wdl.errors import MAX_FAULTS, UserError
 from wdl.evaluation.answers import last_boxed
 from wdl.evaluation.benchmarks import Benchmark
@@ -147,7 +147,7 @@ def _file_rows(file: Path, faults: list[str]) -> Iterable[tuple[int, Any]]:
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; check --data")
     if file.suffix in (".json", ".jsonl"):
-        return _rows(file, faults)
+        return rows_of(file, faults)
     if file.suffix == ".parquet":
         return _parquet_rows(file)
     raise UserError(f"{file}: problems come as .json, .jsonl or .parquet; convert or rename it")

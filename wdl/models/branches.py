@@ -77,7 +77,10 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def load_branch(
-    source: str, dtype: torch.dtype = torch.float32, pretrained: bool = True
+    source: str,
+    dtype: torch.dtype = torch.float32,
+    pretrained: bool = True,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """A causal language model whose logits are ``hidden @ head.T``, in training mode.
 
@@ -85,6 +88,7 @@ def load_branch(
         source: A folder, or a name on the model hub.
         dtype: Of its parameters.
         pretrained: False draws the weights at random from the configuration alone.
+        device: Where to put it; the CPU, or where a strategy's context wants it, by default.
 
     Raises:
         UserError: Its logits are made in another way.
@@ -98,6 +102,8 @@ def load_branch(
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     if getattr(output_head(model), "bias", None) is not None:
         raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
+    if device is not None:
+        model.to(device)  # type: ignore[arg-type]
     return model.train()
 
 
@@ -118,9 +124,7 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Last hidden states [B, T, H], after the final norm: what the output head reads."""
-    output = model.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-    )
+    output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     return output.last_hidden_state
 
 

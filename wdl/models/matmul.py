@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TILE_BYTES = 36 * 2**20
-"""Memory of one tile in float32. Above 32 MiB, glibc returns what is freed to the system at once;
-much above, a tile no longer fits the cache."""
+TILE_BYTES = 8 * 2**20
+"""Memory of one tile in float32, which should stay in the cache of the CPU."""
+PART_BYTES = 36 * 2**20
+"""Memory of one part of a head's float32 gradient. Memory below 32 MiB is kept by glibc when it is
+freed; of parts above that size, no more than one exists beside the 16-bit result."""
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -73,7 +75,7 @@ class Gradient:
         start = 0
         while self.parts:
             part = self.parts.pop(0)
-            torch.mul(part, scale, out=whole[start : start + len(part)])
+            whole[start : start + len(part)] = part.mul_(scale)
             start += len(part)
         return whole
 
@@ -91,17 +93,20 @@ class HeadProduct:
     def __init__(self, hidden: Tensor, head: Tensor, hidden_grad: bool, head_grad: bool) -> None:
         self.hidden, self.head = _operand(hidden), _operand(head)
         self.dtype = product_dtype(self.head)
-        self.whole = slice(0, len(head))
-        self.tiles = self._tiles()
+        self.tiles = self._ranges(TILE_BYTES)
+        self.widened = self.head.new_empty(
+            0 if self.dtype == self.head.dtype else self.tiles[0].stop,
+            self.head.shape[1],
+            dtype=self.dtype,
+        )
         self.grad_hidden = Gradient(hidden, [slice(0, len(hidden))]) if hidden_grad else None
-        self.grad_head = Gradient(head, self.tiles) if head_grad else None
+        self.grad_head = Gradient(head, self._ranges(PART_BYTES)) if head_grad else None
 
     def add_logits_(self, out: Tensor, rows: slice, weight: float, *, accumulate: bool) -> None:
         """Set `out` [C, V] to weight·hidden·headᵀ of some tokens, or add that if `accumulate`."""
         hidden = self.hidden[rows].to(self.dtype)
         for tile in self.tiles:
-            head = self.head[tile].to(self.dtype)
-            add_product_(out[:, tile], hidden, head.T, weight, accumulate=accumulate)
+            add_product_(out[:, tile], hidden, self._rows(tile).T, weight, accumulate=accumulate)
 
     def add_gradients(self, residual: Tensor, rows: slice, scale: float) -> None:
         """Take in ∂loss/∂z = scale·residual [C, V] of some tokens.
@@ -114,14 +119,18 @@ class HeadProduct:
         residual = residual.to(self.dtype)
         if self.grad_hidden is not None:
             out = self.grad_hidden.parts[0][rows]
-            # tiles only where they must be widened: each would add a rounding to 16 bits
-            for tile in [self.whole] if self.dtype == self.head.dtype else self.tiles:
-                head = self.head[tile].to(self.dtype)
-                add_product_(out, residual[:, tile], head, scale, accumulate=tile.start > 0)
+            if self.dtype == self.head.dtype:
+                add_product_(out, residual, self.head, scale, accumulate=False)
+            else:
+                for tile in self.tiles:
+                    add_product_(
+                        out, residual[:, tile], self._rows(tile), scale, accumulate=tile.start > 0
+                    )
         if self.grad_head is not None:
             hidden = self.hidden[rows].to(self.dtype)
-            for tile, out in zip(self.tiles, self.grad_head.parts, strict=True):
-                add_product_(out, residual[:, tile].T, hidden, scale, accumulate=rows.start > 0)
+            columns = residual.split([len(part) for part in self.grad_head.parts], dim=1)
+            for out, part in zip(self.grad_head.parts, columns, strict=True):
+                add_product_(out, part.T, hidden, scale, accumulate=rows.start > 0)
 
     def target_and_mean(self, labels: Tensor) -> Tensor:
         """Target logit and mean of the others, [2, N], without a pass over the logits.
@@ -135,11 +144,16 @@ class HeadProduct:
         total = hidden @ self.head.sum(0, dtype=dtype)
         return torch.stack((target, (total - target) / (len(self.head) - 1)))
 
-    def _tiles(self) -> list[slice]:
-        """Ranges of the vocabulary that are multiplied one after the other."""
-        vocabulary, size = self.head.shape
+    def _rows(self, tile: slice) -> Tensor:
+        """Rows of the head, in the dtype of products, until the next call."""
+        rows = self.head[tile]
+        return rows if self.dtype == rows.dtype else self.widened[: len(rows)].copy_(rows)
+
+    def _ranges(self, size: int) -> list[slice]:
+        """Ranges of the vocabulary of `size` bytes in float32; one for all where that will do."""
+        vocabulary, width = self.head.shape
         narrow = self.head.device.type == "cpu" and self.head.element_size() == 2
-        step = max(1, TILE_BYTES // (4 * size)) if narrow else vocabulary
+        step = max(1, size // (4 * width)) if narrow else vocabulary
         return [slice(start, start + step) for start in range(0, vocabulary, step)]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
@@ -110,9 +111,15 @@ class WeakDrivenModule(pl.LightningModule):
                 states = hidden_states(branch, batch["input_ids"], batch["attention_mask"])
             hidden.append(states.flatten(0, 1))
             heads.append(output_head(branch).weight)
-        weak = (hidden[1], heads[1]) if len(branches) > 1 else (None, None)
+        hidden_weak, head_weak = (hidden[1], heads[1]) if len(branches) > 1 else (None, None)
         return mixed_linear_cross_entropy(
-            hidden[0], heads[0], *weak, labels, lam, denominator=batch["denominator"]
+            hidden[0],
+            heads[0],
+            hidden_weak,
+            head_weak,
+            labels,
+            lam,
+            denominator=batch["denominator"],
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -140,7 +147,7 @@ class WeakDrivenModule(pl.LightningModule):
             metric.update(value, weight=tokens)
             self.log(f"val/{name}", metric, prog_bar=name == "loss", batch_size=1)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         steps = int(self.trainer.estimated_stepping_batches)
