@@ -8,18 +8,17 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from wdl.errors import UserError
-from wdl.evaluation.child import Child, ChildFailure, receive_any
+from wdl.evaluation.child import Child, receive_any
 from wdl.evaluation.engine import Generation, Sampling
 from wdl.evaluation.prompts import Request
+from wdl.evaluation.vllm_options import VllmOptions
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 _PROBE = """
@@ -31,32 +30,6 @@ print(json.dumps({
     "device": "cuda" if torch.cuda.is_available() else "cpu",
 }))
 """
-
-
-@dataclass(frozen=True)
-class VllmOptions:
-    """Where vLLM is and what it may use.
-
-    Args:
-        python: Interpreter of the environment with vLLM; null is this one.
-        tensor_parallel_size: Accelerators that share one copy of the model.
-        data_parallel_size: Copies of the model, each with its share of the problems.
-        max_num_seqs: Answers that a copy writes at a time.
-        gpu_memory_utilization: Share of an accelerator's memory to use.
-        limit: Seconds without any sign of life before the engine is given up.
-    """
-
-    python: str | None = None
-    tensor_parallel_size: int = 1
-    data_parallel_size: int = 1
-    max_num_seqs: int = 256
-    gpu_memory_utilization: float = 0.9
-    limit: float = 1800.0
-
-    @property
-    def interpreter(self) -> str:
-        """The interpreter to start."""
-        return os.path.expanduser(self.python) if self.python else sys.executable
 
 
 def describe_vllm(options: VllmOptions) -> dict[str, Any]:

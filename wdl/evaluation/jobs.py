@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
-from wdl.evaluation.engine import Generation, Sampling
-from wdl.evaluation.engine_transformers import TransformersEngine
+from wdl.evaluation.engine import Engine, Generation, Sampling
 from wdl.evaluation.grading import Grader, Task
 from wdl.evaluation.journal import Journal, explain_difference
 from wdl.evaluation.prompts import Request, check_context, render
@@ -22,6 +22,9 @@ from wdl.evaluation.report import summarise
 from wdl.evaluation.sources import ProblemSet
 from wdl.files import write_json, write_text
 from wdl.fingerprint import model_digest, value_digest
+
+
+EngineOpener = Callable[[str, int], Engine]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,21 @@ class Job:
     inputs: dict[str, Any]
 
 
-def prepare(label: str, source: str, sets: Sequence[ProblemSet], protocol: Protocol) -> list[Job]:
+def prepare(
+    label: str,
+    source: str,
+    sets: Sequence[ProblemSet],
+    protocol: Protocol,
+    engine: dict[str, Any],
+) -> list[Job]:
     """What a model has to answer; all that can be wrong with it is found here.
+
+    Args:
+        label: What results are filed under.
+        source: Model folder or hub name.
+        sets: The problems.
+        protocol: How answers are generated.
+        engine: What :func:`describe_engine` says of the engine.
 
     Raises:
         UserError: The model has no chat template, or not enough context for the protocol.
@@ -59,7 +75,7 @@ def prepare(label: str, source: str, sets: Sequence[ProblemSet], protocol: Proto
             "prompt_sha256": value_digest([request.prompt for request in requests]),
             "protocol": protocol.as_dict(),
             "stop_tokens": list(stop),
-            "engine": TransformersEngine.describe(),
+            "engine": engine,
         }
         jobs.append(Job(label, source, one, requests, sampling, inputs))
     return jobs
@@ -79,35 +95,46 @@ def stop_tokens(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, .
     return tuple(sorted({end_of_turn(tokenizer), *(t for t in several if t is not None)}))
 
 
-def run_jobs(jobs: Sequence[Job], out: Path, grader: Grader) -> dict[str, Any]:
+def run_jobs(
+    jobs: Sequence[Job], out: Path, grader: Grader, open_engine: EngineOpener
+) -> dict[str, Any]:
     """The results of one model by benchmark; what an earlier run has done is not done again.
 
     Args:
         jobs: All jobs of one model.
         out: Folder of the evaluation.
         grader: Grades the answers.
+        open_engine: Starts the engine for a model and a length of context, if it is needed.
 
     Raises:
         UserError: ``out`` holds results or answers that were made in another way.
+        ChildFailure: The engine crashed or hung. What it had finished is kept.
     """
-    results: dict[str, Any] = {}
-    load_engine = cache(TransformersEngine)
-    for job in jobs:
-        name = job.problems.benchmark.name
-        record = out / job.label / f"{name}.json"
-        journal_file = record.with_suffix(".journal.jsonl")
-        inputs = job.inputs | {"grader": grader.describe()}
-        results[name] = _finished(record, inputs)
-        if results[name] is None:
-            with Journal(journal_file, job.inputs) as journal:
-                entries = _generate(job, journal, load_engine)
-            answers = _grade(job, entries, grader)
-            lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
-            write_text(record.with_suffix(".jsonl"), "".join(lines))
-            results[name] = {"results": summarise(answers), "inputs": inputs}
-            write_json(record, results[name])
-        journal_file.unlink(missing_ok=True)
-    return results
+    context = max(len(r.prompt) + job.sampling.max_new_tokens for job in jobs for r in job.requests)
+    with ExitStack() as stack:
+
+        @cache
+        def engine() -> Engine:
+            return stack.enter_context(closing(open_engine(jobs[0].source, context)))
+
+        return {job.problems.benchmark.name: _run_job(job, out, grader, engine) for job in jobs}
+
+
+def _run_job(job: Job, out: Path, grader: Grader, engine: Callable[[], Engine]) -> dict[str, Any]:
+    record = out / job.label / f"{job.problems.benchmark.name}.json"
+    journal_file = record.with_suffix(".journal.jsonl")
+    inputs = job.inputs | {"grader": grader.describe()}
+    result = _finished(record, inputs)
+    if result is None:
+        with Journal(journal_file, job.inputs) as journal:
+            entries = _generate(job, journal, engine)
+        answers = _grade(job, entries, grader)
+        lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
+        write_text(record.with_suffix(".jsonl"), "".join(lines))
+        result = {"results": summarise(answers), "inputs": inputs}
+        write_json(record, result)
+    journal_file.unlink(missing_ok=True)
+    return result
 
 
 def _finished(record: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
@@ -120,15 +147,13 @@ def _finished(record: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     return earlier
 
 
-def _generate(
-    job: Job, journal: Journal, load_engine: Callable[[str], TransformersEngine]
-) -> list[dict[str, Any]]:
+def _generate(job: Job, journal: Journal, engine: Callable[[], Engine]) -> list[dict[str, Any]]:
     """All answers of the job in the order of its requests, each in the journal by now."""
     entries = {(entry["id"], entry["sample"]): entry for entry in journal.entries}
     title = f"{job.label} on {job.problems.benchmark.name}"
     if len(entries) < len(job.requests):
         with tqdm(total=len(job.requests), initial=len(entries), desc=title, unit="answer") as bar:
-            for ready in load_engine(job.source).generate(job.requests, job.sampling, set(entries)):
+            for ready in engine().generate(job.requests, job.sampling, set(entries)):
                 written = [_entry(generation) for generation in ready]
                 journal.append(written)
                 entries |= {(entry["id"], entry["sample"]): entry for entry in written}

@@ -1,23 +1,26 @@
 r"""``wdl evaluate``: ask models the problems of benchmarks, grade the answers, write it all down.
 
-wdl evaluate --model runs/demo/latest/strong --benchmarks gsm8k --data gsm8k_test.json \
+    wdl evaluate --model runs/demo/latest/strong --benchmarks gsm8k --data gsm8k_test.json \
         --protocol quick --out runs/graded
 
-OUT/summary.json                   accuracy of every model on every benchmark, and all that
-decided about it
-OUT/MODEL/BENCHMARK.jsonl          every answer with its grade
-OUT/MODEL/BENCHMARK.json           the part of the summary on these answers
-OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
+    OUT/summary.json                   accuracy of every model on every benchmark, and all that
+                                       decided about it; summary.csv and summary.svg are views
+    OUT/MODEL/BENCHMARK.jsonl          every answer with its grade
+    OUT/MODEL/BENCHMARK.json           the part of the summary on these answers
+    OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from wdl.errors import UserError
 from wdl.evaluation.benchmarks import find_benchmarks
+from wdl.evaluation.child import ChildFailure
 from wdl.evaluation.grading import Grader
 from wdl.evaluation.protocols import find_protocol
 from wdl.evaluation.report import print_results
 from wdl.evaluation.sources import load_data, parse_models
+from wdl.evaluation.vllm_options import VllmOptions
 from wdl.files import write_json
 
 
@@ -27,7 +30,8 @@ def evaluate(
     out: str,
     data: str | None = None,
     protocol: str = "paper",
-    engine: Literal["transformers"] = "transformers",
+    engine: Literal["transformers", "vllm"] = "transformers",
+    vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Grade the answers of one or more models on benchmarks.
 
@@ -43,17 +47,38 @@ def evaluate(
             several benchmarks. Those without a file come from the hub.
         protocol: How answers are generated: paper (greedy, up to 4,096 or 8,192 new tokens),
             sampled (8 samples, temperature 0.6), quick (greedy, 256 new tokens), or a YAML file.
-        engine: What generates.
+        engine: What generates: transformers for tiny models, vllm for all others.
+        vllm: Where vLLM is and what it may use.
     """
-    from wdl.evaluation.jobs import prepare, run_jobs  # imports torch
+    from wdl.evaluation.engines import describe_engine, engine_opener  # imports torch
+    from wdl.evaluation.jobs import prepare, run_jobs
 
     chosen = find_protocol(protocol)
     models = parse_models(model)
     sets = load_data(find_benchmarks(benchmarks), data)
-    jobs = {label: prepare(label, source, sets, chosen) for label, source in models.items()}
+    described = describe_engine(engine, vllm)
+    jobs = {
+        label: prepare(label, source, sets, chosen, described) for label, source in models.items()
+    }
+    results: dict[str, Any] = {}
+    failures: dict[str, str] = {}
     with Grader() as grader:
-        results = {label: run_jobs(jobs[label], Path(out), grader) for label in models}
+        for label in models:
+            try:
+                results[label] = run_jobs(
+                    jobs[label], Path(out), grader, engine_opener(engine, vllm)
+                )
+            except ChildFailure as failure:
+                failures[label] = str(failure)
     summary = {"protocol": chosen.as_dict(), "sources": models, "models": results}
-    write_json(Path(out) / "summary.json", summary)
+    write_json(Path(out) / "summary.json", summary | ({"failures": failures} if failures else {}))
     print_results(summary)
     print(f"all answers: {out}")
+    if failures:
+        raise UserError(
+            *(
+                f"{label}: the engine failed ({failure}); finished answers are kept, the same "
+                "command goes on from there"
+                for label, failure in failures.items()
+            )
+        )

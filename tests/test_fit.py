@@ -1,0 +1,118 @@
+"""The whole path through the real command: fit, control, export, grades, validate, resume."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIGS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from wdl.data.records import read_records
+from wdl.models.branches import load_branch
+
+
+def wdl(*args: str) -> subprocess.CompletedProcess[str]:
+    child = subprocess.run([sys.executable, "-m", "wdl", *args], capture_output=True, text=True)
+    assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-3000:]
+    return child
+
+
+@pytest.fixture(scope="module")
+def settings(
+    make_branch: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Flags of a quick run on two random branches, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = [{"instruction": f"Compute {n}+{n}.", "output": f"\\boxed{{{2 * n}}}"} for n in range(60)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held_out = [{**row, "answer": row["output"][7:-1]} for row in rows[:3]]
+    (folder / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
+    strong, weak = make_branch(seed=3), make_branch(seed=4)
+    flags = {
+        "model.strong": strong,
+        "model.weak": weak,
+        "data.path": folder / "train.jsonl",
+        "data.batch_size": 8,
+        "data.micro_batch_size": 4,
+        "data.val_fraction": 0.2,
+        "data.cache": folder / "cache",
+        "evaluation.data": folder / "heldout.jsonl",
+        "trainer.max_epochs": 2,
+        "trainer.log_every_n_steps": 1,
+        "runs": folder / "runs",
+    }
+    given = [f"--{name}={value}" for name, value in flags.items()]
+    return ["--config", str(CONFIGS / "joint.yaml"), *given]
+
+
+@pytest.fixture(scope="module")
+def run(settings: list[str]) -> Path:
+    """The folder of a finished joint run with its control."""
+    wdl("fit", *settings)
+    (runs,) = (flag.removeprefix("--runs=") for flag in settings if flag.startswith("--runs="))
+    return Path(runs) / "joint" / "latest"
+
+
+def test_a_run_leaves_everything_where_it_is_looked_for(run: Path) -> None:
+    assert run.resolve().name == "version_0"
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "results.json", "strong", "checkpoints", "evaluation"} <= names
+    assert (run / "checkpoints" / "last.ckpt").exists()
+
+
+def test_results_hold_all_four_rows(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    expected = {"weak", "strong_before", "strong_after", "sft_control"}
+    assert set(results["exact_match"]) == expected
+    assert all(0 <= value <= 1 for value in results["exact_match"].values())
+    for label in expected:
+        answers = (run / "evaluation" / label / "arithmetic.jsonl").read_text().splitlines()
+        assert len(answers) == 3
+
+
+def test_the_control_saw_as_many_tokens(run: Path) -> None:
+    tokens = json.loads((run / "results.json").read_text())["tokens"]
+    rows = read_records([run.parents[2] / "train.jsonl"])
+    longest = 100 * 2  # no sample is longer; each of two epochs ends with a whole one
+    assert len(rows) == 60
+    assert tokens["strong_after"] <= tokens["sft_control"] <= tokens["strong_after"] + longest
+
+
+def test_the_export_loads_and_has_changed(run: Path, settings: list[str]) -> None:
+    strong = AutoModelForCausalLM.from_pretrained(run / "strong")
+    before = load_branch(settings[2].removeprefix("--model.strong="))
+    assert not torch.equal(strong.lm_head.weight, before.lm_head.weight)
+    assert AutoTokenizer.from_pretrained(run / "strong").chat_template
+
+
+def test_events_can_be_read_back(run: Path) -> None:
+    events = EventAccumulator(str(run.resolve()))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"train/loss", "val/loss", "val/strong_loss", "val/weak_loss"} <= tags
+    assert {"selection/unique", "selection/effective_sample_size"} <= tags
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert losses[-1] < losses[0]
+
+
+def test_validate_gives_the_metrics_of_the_fit(run: Path, settings: list[str]) -> None:
+    last = json.loads((run / "results.json").read_text())["validation"]
+    printed = wdl("validate", *settings, "--ckpt_path", str(run / "checkpoints/last.ckpt")).stdout
+    for name in ("val/loss", "val/strong_loss", "val/weak_loss"):
+        (line,) = (line for line in printed.splitlines() if f" {name} " in line)
+        assert float(line.split("│")[2]) == pytest.approx(last[name], rel=1e-6)
+
+
+def test_a_second_run_overwrites_nothing(run: Path, settings: list[str]) -> None:
+    before = (run.parent / "version_0" / "results.json").read_bytes()
+    quick = ["--trainer.max_steps=1", "--evaluation.benchmark=null", "--evaluation.sft_control=false"]
+    wdl("fit", *settings, *quick)
+    assert (run.parent / "version_0" / "results.json").read_bytes() == before
+    assert (run.parent / "version_1" / "strong" / "model.safetensors").exists()
+    assert os.readlink(run.parent / "latest") == "version_1"
