@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CONFIGS
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -56,14 +58,14 @@ def run(settings: list[str]) -> Path:
     """The folder of a finished joint run with its control."""
     wdl("fit", *settings)
     (runs,) = (flag.removeprefix("--runs=") for flag in settings if flag.startswith("--runs="))
-    return Path(runs) / "joint" / "latest"
+    return (Path(runs) / "joint" / "latest").resolve()
 
 
 def test_a_run_leaves_everything_where_it_is_looked_for(run: Path) -> None:
-    assert run.resolve().name == "version_0"
+    assert run.name == "version_0"
     names = {path.name for path in run.iterdir()}
     assert {"config.yaml", "results.json", "strong", "checkpoints", "evaluation"} <= names
-    assert (run / "checkpoints" / "last.ckpt").exists()
+    assert next((run / "checkpoints").glob("*.ckpt"))
 
 
 def test_results_hold_all_four_rows(run: Path) -> None:
@@ -92,7 +94,7 @@ def test_the_export_loads_and_has_changed(run: Path, settings: list[str]) -> Non
 
 
 def test_events_can_be_read_back(run: Path) -> None:
-    events = EventAccumulator(str(run.resolve()))
+    events = EventAccumulator(str(run))
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert {"train/loss", "val/loss", "val/strong_loss", "val/weak_loss"} <= tags
@@ -103,7 +105,7 @@ def test_events_can_be_read_back(run: Path) -> None:
 
 def test_validate_gives_the_metrics_of_the_fit(run: Path, settings: list[str]) -> None:
     last = json.loads((run / "results.json").read_text())["validation"]
-    printed = wdl("validate", *settings, "--ckpt_path", str(run / "checkpoints/last.ckpt")).stdout
+    printed = wdl("validate", *settings, "--ckpt_path", "last").stdout
     for name in ("val/loss", "val/strong_loss", "val/weak_loss"):
         (line,) = (line for line in printed.splitlines() if f" {name} " in line)
         assert float(line.split("│")[2]) == pytest.approx(last[name], rel=1e-6)
@@ -116,3 +118,24 @@ def test_a_second_run_overwrites_nothing(run: Path, settings: list[str]) -> None
     assert (run.parent / "version_0" / "results.json").read_bytes() == before
     assert (run.parent / "version_1" / "strong" / "model.safetensors").exists()
     assert os.readlink(run.parent / "latest") == "version_1"
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(run: Path, settings: list[str]) -> None:
+    flags = [
+        *("--name=killed", "--checkpoint.every_n_train_steps=1"),
+        *("--evaluation.benchmark=null", "--evaluation.sft_control=false"),
+    ]
+    command = [sys.executable, "-m", "wdl", "fit", *settings, *flags]
+    killed = run.parents[1] / "killed"
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("version_0/checkpoints/*step=[3-9].ckpt/latest")):
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert not (killed / "version_0" / "strong").exists()
+    wdl("fit", *settings, *flags, "--ckpt_path", "last")
+    whole = load_file(run / "strong" / "model.safetensors")
+    resumed = load_file(killed / "version_1" / "strong" / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from wdl.callbacks.evaluation import FinalEvaluation
 from wdl.callbacks.export import StrongExport
+from wdl.checkpoints import newest_checkpoint
 from wdl.data.module import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.files import point_to
@@ -74,11 +75,22 @@ class WeakDrivenCLI(LightningCLI):
         parser.link_arguments("model.strong", "data.strong")
         parser.link_arguments("model.weak", "data.weak")
 
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint that is asked for."""
+        config = self.config[self.subcommand]
+        if config.ckpt_path == "last":
+            runs = Path(config.runs, config.name)
+            newest = newest_checkpoint(runs)
+            if newest is None:
+                raise UserError(f"ckpt_path: {runs} holds no checkpoint; leave --ckpt_path out")
+            config.ckpt_path = str(newest)
+        elif config.ckpt_path is not None and not os.path.exists(config.ckpt_path):
+            raise UserError(
+                f"ckpt_path: there is no checkpoint {config.ckpt_path}; give its path, or last"
+            )
+
     def after_instantiate_classes(self) -> None:
         """Look at all input before a model is loaded."""
-        ckpt_path = self._get(self.config, "ckpt_path")
-        if ckpt_path not in (None, "last", "best") and not os.path.exists(ckpt_path):
-            raise UserError(f"ckpt_path: there is no checkpoint {ckpt_path}; check --ckpt_path")
         self.datamodule.check_inputs()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

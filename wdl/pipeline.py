@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from wdl.checkpoints import newest_checkpoint
 from wdl.errors import UserError
 from wdl.files import write_json
 from wdl.paths import InputPath
@@ -85,10 +86,8 @@ def _run(folder: Path, words: list[str], inputs: str) -> None:
 
 def _resume(folder: Path, words: list[str]) -> list[str]:
     """Options that let a half-done fit go on from its newest checkpoint."""
-    checkpoints = sorted(
-        folder.glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime
-    )
-    return ["--ckpt_path", str(checkpoints[-1])] if words[0] == "fit" and checkpoints else []
+    checkpoint = newest_checkpoint(folder)
+    return ["--ckpt_path", str(checkpoint)] if words[0] == "fit" and checkpoint else []
 
 
 def _digest(words: list[str], before: str) -> str:

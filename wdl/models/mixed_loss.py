@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from wdl.constants import IGNORE_INDEX
 from wdl.models.chunk_statistics import DynamicsLevel, LogitDynamics
 from wdl.models.chunks import MixedChunks
-from wdl.models.matmul import HeadProduct
+from wdl.models.matmul import HeadProduct, sum_dtype
 
 CHUNK_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 """Default memory for the logits of one chunk. With fewer than about 256 tokens in it on a CPU, or
@@ -122,7 +122,7 @@ def mixed_linear_cross_entropy(
     # inside a Function, needs_input_grad is True under no_grad as well
     wanted = torch.is_grad_enabled()
     loss = _MixedLinearCrossEntropy.apply(
-        chunks, wanted, counted, *(states[kept] for states in hidden), *heads
+        chunks, wanted, counted, *(states.index_select(0, kept) for states in hidden), *heads
     )
     return loss if dynamics == "off" else MixedLoss(loss, chunks.dynamics())
 
@@ -205,11 +205,13 @@ def _check_tensors(hidden: list[Tensor], heads: list[Tensor], labels: Tensor) ->
                 f"{name}: hidden on {states.device}, head on {head.device}, "
                 f"labels on {labels.device}"
             )
+    if len({sum_dtype(head.dtype) for head in heads}) > 1:
+        raise ValueError("a float64 branch mixes with float64 branches only")
 
 
 def _check_labels(counted: Tensor, vocabulary: int) -> None:
     if len(counted) == 0:
         return
-    low, high = (int(bound) for bound in counted.aminmax())
+    low, high = torch.stack(counted.aminmax()).tolist()
     if low < 0 or high >= vocabulary:
         raise ValueError(f"labels span [{low}, {high}], the vocabulary is [0, {vocabulary - 1}]")

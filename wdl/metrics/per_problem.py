@@ -1,0 +1,89 @@
+"""The metrics of graded answers: one value per problem, their mean, and an interval for it."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from wdl.metrics.intervals import bootstrap_mean
+
+
+class PerProblem(Metric):
+    """Mean over problems; subclasses say in ``update`` what the value of a problem is."""
+
+    full_state_update = False
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def compute(self) -> Tensor:
+        """The mean over all problems so far."""
+        return dim_zero_cat(self.values).mean()
+
+    def interval(self) -> tuple[float, float]:
+        """Interval at 95 % for the mean, by bootstrap over problems.
+
+        Answers to the same problem depend on each other, so they are never drawn apart.
+        """
+        return bootstrap_mean(dim_zero_cat(self.values))
+
+
+class MeanAtN(PerProblem):
+    """Share of right answers, mean@n; with one answer per problem the accuracy."""
+
+    higher_is_better = True
+
+    def update(self, correct: Tensor) -> None:
+        """Add problems.
+
+        Args:
+            correct: [P, n] bool, whether each answer to each problem is right.
+        """
+        self.values.append(correct.double().mean(1))
+
+
+class MajorityVote(PerProblem):
+    """Whether the answer that most samples give is right; a tie counts in parts, maj@n."""
+
+    higher_is_better = True
+
+    def update(self, correct: Tensor, votes: Tensor) -> None:
+        """Add problems.
+
+        Args:
+            correct: [P, n] bool.
+            votes: [P, n] int64; equal numbers are equal answers, and -1 is no answer.
+        """
+        values = [_majority(*problem) for problem in zip(correct, votes, strict=True)]
+        self.values.append(torch.tensor(values, dtype=torch.float64, device=correct.device))
+
+
+class CutOffRate(PerProblem):
+    """Share of answers that the limit of tokens ended."""
+
+    higher_is_better = False
+
+    def update(self, cut_off: Tensor) -> None:
+        """Add problems, ``cut_off`` [P, n] bool."""
+        self.values.append(cut_off.double().mean(1))
+
+
+class AnswerLength(PerProblem):
+    """Mean number of new tokens of an answer."""
+
+    def update(self, new_tokens: Tensor) -> None:
+        """Add problems, ``new_tokens`` [P, n] int64."""
+        self.values.append(new_tokens.double().mean(1))
+
+
+def _majority(correct: Tensor, votes: Tensor) -> float:
+    """Share of right ones among the answers with the most votes."""
+    given = votes >= 0
+    if not given.any():
+        return 0.0
+    answers, counts = votes[given].unique(return_counts=True)
+    winners = answers[counts == counts.max()]
+    right = [bool(correct[votes == winner].any()) for winner in winners]
+    return sum(right) / len(right)
