@@ -67,18 +67,16 @@ def test_every_worked_solution_is_right() -> None:
         assert str(evaluate(expression_of(row))) == steps[-1][1] == match[2] == row["answer"], row
 
 
-def test_operations_are_balanced_and_both_orders_of_the_factors_occur() -> None:
+def test_additions_and_subtractions_are_balanced() -> None:
     rows = list(islice(generate(seed=7), 3000))
     kinds = Counter(re.sub(r"\d+", "n", expression_of(row)) for row in rows)
     assert kinds.keys() == {"n*n+n", "n*n-n"}
     assert min(kinds.values()) > 1400
-    digit_first = sum(bool(re.match(r"\d\*", expression_of(row))) for row in rows)
-    assert 1400 < digit_first < 1600
 
 
 def test_files_have_the_default_sizes_and_rows_of_strings(folder: Path) -> None:
     sizes = {path.name: len(read(path)) for path in folder.iterdir()}
-    assert sizes == {"train.jsonl": 3000, "heldout.jsonl": 500, "base.jsonl": 3000}
+    assert sizes == {"train.jsonl": 1500, "heldout.jsonl": 500, "base.jsonl": 3000}
     row = read(folder / "heldout.jsonl")[0]
     assert row.keys() == {"instruction", "output", "answer"}
     assert all(isinstance(text, str) for text in row.values())
@@ -89,10 +87,9 @@ def test_no_problem_occurs_twice_not_even_with_its_factors_exchanged(folder: Pat
     assert len(set(problems)) == len(problems)
 
 
-def test_twins_are_never_repeated_where_they_are_likely() -> None:
-    # There are 147,000 subtractions, and half of the rows are of them: chance alone would repeat
-    # thousands, every other time with the factors exchanged.
-    problems = [identity(row) for row in islice(generate(seed=0), 50_000)]
+def test_problems_do_not_repeat_where_chance_would_repeat_them() -> None:
+    # Half of the rows are subtractions, of which there are 60,200.
+    problems = [identity(row) for row in islice(generate(seed=0), 30_000)]
     assert len(set(problems)) == len(problems)
 
 
@@ -117,7 +114,7 @@ def test_heldout_does_not_depend_on_the_other_sizes(folder: Path, tmp_path: Path
     ("sizes", "faults"),
     [
         ({"train": 0, "base": -1}, ["train: 0 is not", "base: -1 is not"]),
-        ({"train": 99_000, "base": 600}, ["100100 problems in all"]),
+        ({"train": 49_000, "base": 600}, ["50100 problems in all"]),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(

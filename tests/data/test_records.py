@@ -77,6 +77,16 @@ def test_faults(text: str, fault: str, tmp_path: Path) -> None:
         read_records([file])
 
 
+def test_empty_answers_are_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "a", "completion": c} for c in ("b", " ", "c")]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert [(r["idx"], r["completion"]) for r in read_records([file])] == [(0, "b"), (2, "c")]
+    assert "rows.jsonl:2: 'completion' is empty" in caplog.text
+
+
 def test_binary_file(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(bytes(range(256)))

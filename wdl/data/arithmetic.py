@@ -2,14 +2,14 @@ r"""The embedded default's data: seeded arithmetic with worked solutions in the 
 
 Each row holds an `instruction`, the worked `output` and the integer `answer` by itself:
 
-    Compute 49*6+187.
+    Compute 49*6+87.
     <think>40*6=240
     9*6=54
     240+54=294
-    294+187=481</think> <answer>\boxed{481}</answer>
+    294+87=381</think> <answer>\boxed{381}</answer>
 
-A two-digit number is multiplied by a digit, and a three-digit number added or subtracted. The steps
-are small enough for a model of 0.8 M parameters to learn within minutes; a few thousand problems
+A two-digit number is multiplied by a digit, and a two-digit number added or subtracted. The steps
+are small enough for a model of 0.8 M parameters to learn within minutes; the problems for training
 are few enough for it to fit them all and still err on new ones.
 """
 
@@ -26,18 +26,19 @@ TRAIN_FILE = "train.jsonl"
 HELDOUT_FILE = "heldout.jsonl"
 BASE_FILE = "base.jsonl"
 # Far below the number of distinct problems, so that drawing without repetition stays quick.
-MAX_PROBLEMS = 100_000
+MAX_PROBLEMS = 50_000
 
 Row = dict[str, str]
 
 
 def write_arithmetic(
-    folder: Path, *, seed: int = 42, train: int = 3000, heldout: int = 500, base: int = 3000
+    folder: Path, *, seed: int = 42, train: int = 1500, heldout: int = 500, base: int = 3000
 ) -> None:
     """Write `train.jsonl`, `heldout.jsonl` and `base.jsonl`.
 
-    No problem occurs twice in the three files, where `a*b` and `b*a` count as one problem. The
-    held-out problems depend on the seed and on `heldout` alone, not on the size of the other files.
+    No problem occurs twice in the three files, not even with its factors exchanged: the two-digit
+    factor always comes first. The held-out problems depend on the seed and on `heldout` alone, not
+    on the size of the other files.
 
     Args:
         folder: Receives the files; created if it does not exist.
@@ -69,29 +70,26 @@ def generate(seed: int) -> Iterator[Row]:
     seen: set[tuple[int, int, int]] = set()
     while True:
         problem = _draw(rng)
-        if problem in seen:
-            continue
-        seen.add(problem)
-        *factors, summand = problem
-        rng.shuffle(factors)
-        yield _row(factors, summand)
+        if problem not in seen:
+            seen.add(problem)
+            yield _row(*problem)
 
 
 def _draw(rng: random.Random) -> tuple[int, int, int]:
-    """The problem `number*digit+summand`, the number first, so that twins are equal."""
+    """A number, a digit and a signed summand whose result is positive."""
     sign = rng.choice((-1, 1))
     while True:
         number, digit = rng.randint(11, 99), rng.randint(2, 9)
-        summand = sign * rng.randint(101, 999)
+        summand = sign * rng.randint(11, 99)
         if number * digit + summand > 0:
             return number, digit, summand
 
 
-def _row(factors: list[int], summand: int) -> Row:
-    answer = str(factors[0] * factors[1] + summand)
-    work = "\n".join(_steps(max(factors), min(factors), summand))
+def _row(number: int, digit: int, summand: int) -> Row:
+    answer = str(number * digit + summand)
+    work = "\n".join(_steps(number, digit, summand))
     return {
-        "instruction": f"Compute {factors[0]}*{factors[1]}{summand:+d}.",
+        "instruction": f"Compute {number}*{digit}{summand:+d}.",
         "output": f"<think>{work}</think> <answer>\\boxed{{{answer}}}</answer>",
         "answer": answer,
     }

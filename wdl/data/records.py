@@ -10,6 +10,7 @@ each with an optional integer "idx"; without it, rows are numbered in the order 
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -17,6 +18,7 @@ from typing import Any, TypedDict
 from wdl.errors import MAX_FAULTS, UserError
 
 SUFFIXES = (".json", ".jsonl")
+logger = logging.getLogger(__name__)
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -30,6 +32,10 @@ class Record(TypedDict):
 
 class RowError(ValueError):
     """What is wrong with one row and how to mend it, without its place."""
+
+
+class EmptyAnswerError(RowError):
+    """The row is sound but its answer is empty, as a few are in most public data sets."""
 
 
 def data_files(path: Path) -> list[Path]:
@@ -51,20 +57,28 @@ def data_files(path: Path) -> list[Path]:
 def read_records(files: list[Path]) -> list[Record]:
     """All rows of ``files``, checked.
 
+    A row whose answer is empty teaches nothing; it is left out, and a warning says which.
+
     Raises:
         UserError: One line ``file:line: what; remedy`` for each faulty row.
     """
     records: list[Record] = []
     faults: list[str] = []
+    empty: list[str] = []
     seen: set[int] = set()
+    position = -1
     for file in files:
         rows = 0
         for line, row in rows_of(file, faults):
             rows += 1
+            position += 1
             try:
-                record = parse_row(row, default_idx=len(records))
+                record = parse_row(row, default_idx=position)
                 if record["idx"] in seen:
                     raise RowError(f"idx {record['idx']} occurs twice; make it unique or drop it")
+            except EmptyAnswerError as fault:
+                empty.append(f"{file}:{line}: {fault}")
+                continue
             except RowError as fault:
                 faults.append(f"{file}:{line}: {fault}")
                 continue
@@ -72,8 +86,14 @@ def read_records(files: list[Path]) -> list[Record]:
             records.append(record)
         if not rows and not faults:
             faults.append(f"{file}: the file is empty; it must hold at least one row")
+    if not records:
+        faults += empty
     if faults:
         raise UserError(*faults[:MAX_FAULTS], total=len(faults))
+    if empty:
+        logger.warning("%d rows with an empty answer are left out:", len(empty))
+        for line in UserError(*empty[:MAX_FAULTS], total=len(empty)).lines():
+            logger.warning("  %s", line)
     return records
 
 
@@ -97,7 +117,7 @@ def parse_row(row: Any, default_idx: int) -> Record:
             if row.get("input"):
                 text = f"{text}\n\n{_text(row, 'input')}"
             message = {"role": "user", "content": text}
-            return {"idx": idx, "messages": [message], "completion": _text(row, answer_key)}
+            return {"idx": idx, "messages": [message], "completion": _answer(row, answer_key)}
     raise RowError(
         "the row has none of instruction, prompt and messages; "
         f"it has {', '.join(map(repr, row)) or 'no key'}"
@@ -111,6 +131,13 @@ def _text(row: dict[str, Any], key: str) -> str:
     if not value.strip():
         raise RowError(f"{key!r} is empty; fill it in or drop the row")
     return value
+
+
+def _answer(row: dict[str, Any], key: str) -> str:
+    answer = row.get(key)
+    if isinstance(answer, str) and not answer.strip():
+        raise EmptyAnswerError(f"{key!r} is empty; fill it in or drop the row")
+    return _text(row, key)
 
 
 def _messages(value: Any) -> list[dict[str, str]]:

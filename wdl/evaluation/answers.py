@@ -8,7 +8,6 @@ contents of the ``<answer>`` tags, or what follows a last "the answer is".
 import re
 
 _THINK, _END_OF_THINK = "<think>", "</think>"
-_ANSWER_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 # With braces, or as TeX allows around a single character without.
 _BOX = re.compile(r"\\f?boxed(?:\s*(?=\{)|\s*(\w))")
 _STATEMENT = re.compile(r"\banswer\s*(?:is|:|=)\s*:?\s*(.+)", re.IGNORECASE)
@@ -32,8 +31,9 @@ def find_answer(completion: str, complete: bool) -> str | None:
     boxed = last_boxed(final, complete)
     if boxed is not None:
         return boxed
-    if tagged := _ANSWER_TAGS.findall(final):
-        final = tagged[-1]
+    opened, tagged, _ = final.rpartition("</answer>")
+    if tagged and "<answer>" in opened:
+        final = opened.rpartition("<answer>")[2]
         return _stated(final) or final.strip()
     return _stated(final)
 

@@ -13,16 +13,18 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
+from wdl.evaluation.benchmarks import Benchmark
 from wdl.evaluation.engine import Engine, Generation, Sampling
-from wdl.evaluation.grading import Grader, Task
+from wdl.evaluation.grading import Grader, Task, parse_choices
 from wdl.evaluation.journal import Journal, explain_difference
+from wdl.evaluation.problems import Problem
 from wdl.evaluation.prompts import Request, check_context, render
 from wdl.evaluation.protocols import Protocol
 from wdl.evaluation.report import summarise
+from wdl.evaluation.second_opinion import second_opinion
 from wdl.evaluation.sources import ProblemSet
 from wdl.files import write_json, write_text
 from wdl.fingerprint import model_digest, value_digest
-
 
 EngineOpener = Callable[[str, int], Engine]
 
@@ -194,9 +196,15 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: Grader) -> list[dict
             "question": problem.question,
             "reference": problem.reference,
             **asdict(grade),
+            "second_opinion": _second_opinion(benchmark, problem, entry["completion"]),
             "finish_reason": entry["finish_reason"],
             "new_tokens": entry["new_tokens"],
             "completion": entry["completion"],
         }
         for problem, entry, grade in zip(asked, entries, grades, strict=True)
     ]
+
+
+def _second_opinion(benchmark: Benchmark, problem: Problem, completion: str) -> bool | None:
+    choices = parse_choices(problem.question) if benchmark.kind == "letter" else None
+    return second_opinion(completion, problem.reference, benchmark.tolerance, choices)

@@ -1,33 +1,61 @@
-"""What a set of graded answers amounts to, as a record and as a table."""
+"""What the graded answers to one benchmark amount to, as a record; and records as a table."""
 
 from collections import Counter
 from collections.abc import Sequence
-from statistics import mean
 from typing import Any
 
 from wdl.evaluation.grading import STATUSES
+from wdl.evaluation.plain_numbers import parse_number
 from wdl.metrics.intervals import wilson
 
+Answer = dict[str, Any]
 
-def summarise(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy and counts of the graded answers to one benchmark.
+
+def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Metrics, counts and the graders' disagreements of the answers to one benchmark.
+
+    Args:
+        answers: As they are filed, n to each problem, in the order of the problems.
 
     Returns:
-        ``accuracy`` is the share of correct answers (mean@n with n samples per problem), with
-        ``interval`` at 95 % (Wilson); then how many ``answers`` and ``problems`` there are, how
-        many answers have each status, how many are ``unended``, and their mean
-        length in ``new_tokens``.
+        ``accuracy`` is the share of right answers (mean@n), with ``interval`` at 95 %: Wilson's
+        for one answer per problem, otherwise by bootstrap over problems. With several answers
+        also the unbiased ``pass@k`` and the ``majority`` vote, each with its interval. Then how
+        many answers have each status, the share that the limit of tokens ended, their mean
+        length, and where a second grader sees it otherwise.
     """
+    from torch import tensor  # so that the command's --help does without
+
+    from wdl.metrics.pass_at_k import PassAtK
+    from wdl.metrics.per_problem import AnswerLength, CutOffRate, MajorityVote, MeanAtN
+
+    problems = _by_problem(answers)
+    samples = len(problems[0])
+    correct = tensor([[a["status"] == "correct" for a in row] for row in problems])
     counts = Counter(answer["status"] for answer in answers)
-    return {
-        "accuracy": counts["correct"] / len(answers),
-        "interval": wilson(counts["correct"], len(answers)),
-        "problems": len({answer["id"] for answer in answers}),
+    mean, cut_off, length = MeanAtN(), CutOffRate(), AnswerLength()
+    mean.update(correct)
+    cut_off.update(tensor([[a["finish_reason"] == "length" for a in row] for row in problems]))
+    length.update(tensor([[a["new_tokens"] for a in row] for row in problems]))
+    summary: dict[str, Any] = {
+        "accuracy": mean.compute().item(),
+        "interval": wilson(counts["correct"], len(answers)) if samples == 1 else mean.interval(),
+        "problems": len(problems),
+        "samples": samples,
         "answers": len(answers),
         **{status: counts[status] for status in STATUSES},
-        "unended": sum(answer["finish_reason"] == "length" for answer in answers),
-        "new_tokens": mean(answer["new_tokens"] for answer in answers),
+        "cut_off_rate": cut_off.compute().item(),
+        "new_tokens": length.compute().item(),
     }
+    if samples > 1:
+        for k in _powers_of_two(samples):
+            passed = PassAtK(k)
+            passed.update(correct)
+            summary[f"pass@{k}"] = {"value": passed.compute().item(), "interval": passed.interval()}
+        vote = MajorityVote()
+        vote.update(correct, tensor([_votes(row) for row in problems]))
+        summary["majority"] = {"value": vote.compute().item(), "interval": vote.interval()}
+    return summary | {"disagreements": _disagreements(answers)}
 
 
 def print_results(summary: dict[str, Any]) -> None:
@@ -50,3 +78,45 @@ def print_results(summary: dict[str, Any]) -> None:
                 *(str(found["cut_off"]), str(found["could_not_grade"])),
             )
     Console().print(table)
+
+
+def _by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
+    problems: dict[str, list[Answer]] = {}
+    for answer in answers:
+        problems.setdefault(answer["id"], []).append(answer)
+    return list(problems.values())
+
+
+def _powers_of_two(largest: int) -> list[int]:
+    """1, 2, 4, ... and ``largest`` itself."""
+    powers = [1 << shift for shift in range(largest.bit_length()) if 1 << shift < largest]
+    return [*powers, largest]
+
+
+def _votes(answers: Sequence[Answer]) -> list[int]:
+    """Equal numbers for equal answers to one problem, -1 for none.
+
+    All right answers are equal to the reference and so to each other; wrong ones are compared as
+    plain numbers or else by their letters.
+    """
+    classes: dict[Any, int] = {}
+    votes = []
+    for answer in answers:
+        stated = answer["answer"]
+        if answer["status"] == "correct":
+            stated = ("right",)
+        elif stated:
+            stated = parse_number(stated) or "".join(stated.split()).lower()
+        votes.append(classes.setdefault(stated, len(classes)) if stated else -1)
+    return votes
+
+
+def _disagreements(answers: Sequence[Answer]) -> list[Answer]:
+    """Answers that the second grader, where it has an opinion, judges otherwise."""
+    keys = ("id", "sample", "reference", "answer", "status", "second_opinion")
+    return [
+        {key: answer[key] for key in keys}
+        for answer in answers
+        if answer["status"] in ("correct", "wrong")
+        and answer["second_opinion"] not in (None, answer["status"] == "correct")
+    ]

@@ -1,7 +1,11 @@
 r"""``wdl evaluate``: ask models the problems of benchmarks, grade the answers, write it all down.
 
+For example
+
     wdl evaluate --model runs/demo/latest/strong --benchmarks gsm8k --data gsm8k_test.json \
         --protocol quick --out runs/graded
+
+writes
 
     OUT/summary.json                   accuracy of every model on every benchmark, and all that
                                        decided about it; summary.csv and summary.svg are views
@@ -52,6 +56,7 @@ def evaluate(
     """
     from wdl.evaluation.engines import describe_engine, engine_opener  # imports torch
     from wdl.evaluation.jobs import prepare, run_jobs
+    from wdl.evaluation.views import write_csv, write_plot
 
     chosen = find_protocol(protocol)
     models = parse_models(model)
@@ -72,6 +77,8 @@ def evaluate(
                 failures[label] = str(failure)
     summary = {"protocol": chosen.as_dict(), "sources": models, "models": results}
     write_json(Path(out) / "summary.json", summary | ({"failures": failures} if failures else {}))
+    write_csv(summary, Path(out) / "summary.csv")
+    write_plot(summary, Path(out) / "summary.svg")
     print_results(summary)
     print(f"all answers: {out}")
     if failures:

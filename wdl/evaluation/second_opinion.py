@@ -14,6 +14,7 @@ from collections.abc import Callable
 Value = complex
 _POINTS = 3
 _TOO_LONG = 400
+_LARGEST = 100  # argument of a factorial or binomial
 _FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "sin": cmath.sin,
     "cos": cmath.cos,
@@ -222,7 +223,7 @@ class _Parser:
     def _power(self) -> Value:
         base = self._atom()
         if self._take("!"):
-            if base != int(base.real) or not 0 <= base.real <= 100:
+            if base != int(base.real) or not 0 <= base.real <= _LARGEST:
                 raise _NotUnderstood("factorial")
             base = complex(math.factorial(int(base.real)))
         if self._take("^"):
@@ -268,6 +269,8 @@ class _Parser:
             return self._argument() / self._argument()
         if name in ("binom", "dbinom", "tbinom"):
             above, below = self._argument(), self._argument()
+            if max(above.real, below.real) > _LARGEST:
+                raise _NotUnderstood("a large binomial")
             return complex(math.comb(int(above.real), int(below.real)))
         if name == "sqrt":
             return self._root()

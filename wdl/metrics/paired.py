@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from wdl.metrics.intervals import resampled_means
+from wdl.metrics.intervals import percentiles, resampled_means
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -34,9 +33,7 @@ class Difference:
     p_value: float
 
 
-def paired_bootstrap(
-    differences: Tensor, resamples: int = 10_000, seed: int = 0
-) -> Difference:
+def paired_bootstrap(differences: Tensor, resamples: int = 10_000, seed: int = 0) -> Difference:
     """Bootstrap over problems of a difference of means.
 
     Args:
@@ -49,7 +46,7 @@ def paired_bootstrap(
         on the other side of 0, at least 2 / (resamples + 1).
     """
     means = resampled_means(differences, resamples, seed)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = percentiles(means, len(differences))
     below, above = int((means <= 0).sum()), int((means >= 0).sum())
     p_value = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
     return Difference(float(differences.double().mean()), low, high, p_value)

@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wdl.constants import IGNORE_INDEX
 from wdl.models.chunk_statistics import DynamicsLevel, LogitDynamics
@@ -146,8 +145,9 @@ class _MixedLinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the mixed loss has no second derivative; drop create_graph=True")
         if ctx.gradients is None:
             raise RuntimeError("the mixed loss can be differentiated once; compute it again")
         gradients, ctx.gradients = ctx.gradients, None
