@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from wdl.data.module import WeakDrivenDataModule
@@ -56,8 +57,8 @@ class FinalEvaluation(Callback):
         if trainer.interrupted or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, WeakDrivenModule)
-        assert trainer.log_dir is not None
-        run = Path(trainer.log_dir)
+        assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir would wait for all
+        run = Path(trainer.logger.log_dir)
         data: WeakDrivenDataModule = trainer.datamodule  # type: ignore[attr-defined]
         epochs = trainer.global_step / data.summary.steps
         results: dict[str, Any] = {

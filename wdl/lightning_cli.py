@@ -41,8 +41,8 @@ class RunFolder(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Called on one rank, after the configuration is written."""
-        assert trainer.log_dir is not None
-        folder = Path(trainer.log_dir)
+        assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir would wait for all
+        folder = Path(trainer.logger.log_dir)
         point_to(folder.parent / "latest", folder)
 
 
