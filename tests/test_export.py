@@ -101,3 +101,12 @@ def test_an_export_that_would_differ_leaves_nothing(
     with pytest.raises(RuntimeError, match="was not written as it is in the model"):
         export_model(branch, weights, tokenizer, tmp_path / "strong")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_branch_that_began_at_random(
+    architecture: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    branch = load_branch(str(architecture), pretrained=False)
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "strong")
+    assert torch.equal(reloaded.lm_head.weight, branch.lm_head.weight)

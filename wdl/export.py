@@ -55,7 +55,7 @@ def export_model(
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     weights = {name: weight for name, weight in weights.items() if name not in tied}
     with new_folder(folder) as partial:
-        model.save_pretrained(partial, state_dict=weights)
+        model.save_pretrained(partial, state_dict=dict(weights))  # it takes the entries out
         generation_config = model.generation_config or GenerationConfig()
         ends = _as_set(generation_config.eos_token_id) | _as_set(model.config.eos_token_id)
         ends |= _as_set(tokenizer.eos_token_id) | {end_of_turn(tokenizer)}

@@ -139,10 +139,12 @@ class WeakDrivenModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Per-token losses of the mixture and of each branch alone."""
         tokens = batch["denominator"]
+        # an empty batch runs too: under ZeRO stage 3 every forward pass is a collective
+        batch["denominator"] = max(tokens, 1)
         mixtures = {"loss": (self.lam, tuple(self.sources))}
         mixtures |= {f"{name}_loss": (1.0, (name,)) for name in self.sources}
         for name, (lam, branches) in mixtures.items():
-            value = self(batch, lam, branches) if tokens else torch.zeros(())
+            value = self(batch, lam, branches)
             metric = cast(MeanMetric, self.val_losses[name])
             metric.update(value, weight=tokens)
             self.log(f"val/{name}", metric, prog_bar=name == "loss", batch_size=1)
