@@ -223,15 +223,19 @@ def variants(cell: Cell) -> dict[str, Run]:
 
         return run
 
-    arguments = (*tensors, labels, LAM)
+    hs, ws, hw, ww = tensors
     runs = {
-        "ours": step(lambda: mixed_linear_cross_entropy(*arguments)),
-        "cheap": step(lambda: mixed_linear_cross_entropy(*arguments, dynamics="cheap").loss),
-        "full": step(lambda: mixed_linear_cross_entropy(*arguments, dynamics="full").loss),
+        "ours": step(lambda: mixed_linear_cross_entropy(hs, ws, hw, ww, labels, LAM)),
+        "cheap": step(
+            lambda: mixed_linear_cross_entropy(hs, ws, hw, ww, labels, LAM, dynamics="cheap").loss
+        ),
+        "full": step(
+            lambda: mixed_linear_cross_entropy(hs, ws, hw, ww, labels, LAM, dynamics="full").loss
+        ),
         "products": products(cell, tensors),
     }
     if fits(cell):
-        runs["materialised"] = step(lambda: materialised(*tensors, labels))
+        runs["materialised"] = step(lambda: materialised(hs, ws, hw, ww, labels))
     return runs
 
 

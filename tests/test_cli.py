@@ -50,11 +50,12 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--model.strong", "./nowhere"], "model.strong: there is no folder nowhere"),
         (["--model.weak", "null"], "data.selection.weights: normalised compares two branches"),
         (["--ckpt_path", "no.ckpt"], "ckpt_path: there is no checkpoint no.ckpt"),
-        (["--data.micro_batch_size", "5"], "data.batch_size: 64 is not a multiple"),
+        (["--data.micro_batch_size", "5"], "data.batch_size: 16 is not a multiple"),
         (["--data.selection.weights", "best"], "data.selection.weights"),
         (["--data.selection.alpha", "-1"], "alpha, beta and gamma must not be negative"),
         (["--trainer.strategy.init_args.offload_parameters", "true"], "offload_parameters"),
         (["--config", "missing.yaml"], "missing.yaml"),
+        (["--trainer.accumulate_grad_batches", "4"], "trainer.accumulate_grad_batches: it follows"),
     ],
 )
 def test_bad_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

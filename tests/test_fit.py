@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from wdl.data.records import read_records
+from wdl.data.records import RecordReader
 from wdl.models.branches import load_branch
 
 
@@ -31,7 +32,9 @@ def settings(
 ) -> list[str]:
     """Flags of a quick run on two random branches, in a folder of its own."""
     folder = tmp_path_factory.mktemp("run")
-    rows = [{"instruction": f"Compute {n}+{n}.", "output": f"\\boxed{{{2 * n}}}"} for n in range(60)]
+    rows = [
+        {"instruction": f"Compute {n}+{n}.", "output": f"\\boxed{{{2 * n}}}"} for n in range(60)
+    ]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     held_out = [{**row, "answer": row["output"][7:-1]} for row in rows[:3]]
     (folder / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held_out))
@@ -80,7 +83,7 @@ def test_results_hold_all_four_rows(run: Path) -> None:
 
 def test_the_control_saw_as_many_tokens(run: Path) -> None:
     tokens = json.loads((run / "results.json").read_text())["tokens"]
-    rows = read_records([run.parents[2] / "train.jsonl"])
+    rows = list(RecordReader([run.parents[2] / "train.jsonl"]))
     longest = 100 * 2  # no sample is longer; each of two epochs ends with a whole one
     assert len(rows) == 60
     assert tokens["strong_after"] <= tokens["sft_control"] <= tokens["strong_after"] + longest
@@ -113,7 +116,11 @@ def test_validate_gives_the_metrics_of_the_fit(run: Path, settings: list[str]) -
 
 def test_a_second_run_overwrites_nothing(run: Path, settings: list[str]) -> None:
     before = (run.parent / "version_0" / "results.json").read_bytes()
-    quick = ["--trainer.max_steps=1", "--evaluation.benchmark=null", "--evaluation.sft_control=false"]
+    quick = [
+        "--trainer.max_steps=1",
+        "--evaluation.benchmark=null",
+        "--evaluation.sft_control=false",
+    ]
     wdl("fit", *settings, *quick)
     assert (run.parent / "version_0" / "results.json").read_bytes() == before
     assert (run.parent / "version_1" / "strong" / "model.safetensors").exists()
@@ -139,3 +146,27 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(run: Path, settings: list[
     whole = load_file(run / "strong" / "model.safetensors")
     resumed = load_file(killed / "version_1" / "strong" / "model.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+    # killed after the last step: nothing is left to train, but the export is
+    shutil.rmtree(killed / "version_1" / "strong")
+    wdl("fit", *settings, *flags, "--ckpt_path", "last")
+    exported = load_file(killed / "version_2" / "strong" / "model.safetensors")
+    assert all(torch.equal(whole[name], exported[name]) for name in whole)
+
+
+def test_two_processes_under_zero_3_train_the_same(run: Path, settings: list[str]) -> None:
+    flags = [
+        *("--name=ranks", "--trainer.devices=2", "--trainer.strategy.init_args.stage=3"),
+        *("--evaluation.benchmark=null", "--evaluation.sft_control=false"),
+    ]
+    wdl("fit", *settings, *flags)
+    whole = load_file(run / "strong" / "model.safetensors")
+    shared = load_file(run.parents[1] / "ranks/version_0/strong/model.safetensors")
+    for name, weight in whole.items():
+        torch.testing.assert_close(shared[name], weight, rtol=0, atol=1e-5)
+    validation = [
+        json.loads((folder / "results.json").read_text())["validation"]
+        for folder in (run, run.parents[1] / "ranks/version_0")
+    ]
+    for name in ("val/loss", "val/strong_loss", "val/weak_loss"):
+        assert validation[1][name] == pytest.approx(validation[0][name], rel=1e-5)

@@ -7,6 +7,7 @@ whose signatures are their options. Mistakes of the user end in one line each an
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +17,18 @@ VERBS = {
     "fit": "train the strong branch of a pair, export it and grade it",
     "validate": "validation metrics of a checkpoint",
     "evaluate": "grade the answers of one or more models on benchmarks",
+    "compare": "test whether one evaluated model is better than another",
+    "score": "entropy of every sample under a model, as a file",
     "pipeline": "run stages in order, skipping what is done",
     "tiny": "write the embedded default: tiny Qwen3, tokenizer and arithmetic data",
+}
+# imported on demand, since some of them import torch
+FUNCTIONS = {
+    "evaluate": ("wdl.evaluation.run", "evaluate"),
+    "compare": ("wdl.evaluation.compare", "compare"),
+    "score": ("wdl.data.score", "score"),
+    "pipeline": ("wdl.pipeline", "run_pipeline"),
+    "tiny": ("wdl.tiny", "write_tiny"),
 }
 
 USAGE = f"""usage: wdl VERB [options]
@@ -27,8 +38,8 @@ Weak-driven post-training: make a language model better with nothing but its own
 verbs:
 {os.linesep.join(f"  {verb:<10} {text}" for verb, text in VERBS.items())}
 
-wdl VERB --help      lists the options of a verb
-wdl VERB --print_config  writes them as YAML
+wdl VERB --help           lists the options of a verb
+wdl VERB --print_config   writes them as YAML
 """
 
 
@@ -55,22 +66,8 @@ def _run(args: list[str]) -> None:
 
         run(args)
     else:
-        _call(verb, _function(verb), rest)
-
-
-def _function(verb: str) -> Callable[..., None]:
-    """The function behind a verb; imported on demand, since some of them import torch."""
-    if verb == "evaluate":
-        from wdl.evaluation.run import evaluate
-
-        return evaluate
-    if verb == "pipeline":
-        from wdl.pipeline import run_pipeline
-
-        return run_pipeline
-    from wdl.tiny import write_tiny
-
-    return write_tiny
+        module, function = FUNCTIONS[verb]
+        _call(verb, getattr(import_module(module), function), rest)
 
 
 def _call(verb: str, function: Callable[..., None], args: list[str]) -> None:
@@ -82,7 +79,7 @@ def _call(verb: str, function: Callable[..., None], args: list[str]) -> None:
 
     parser = Parser(prog=f"wdl {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_function_arguments(function)
+    parser.add_function_arguments(function, as_positional=verb == "compare")
     options: dict[str, Any] = parser.instantiate(parser.parse_args(args)).as_dict()
     options.pop("config", None)
     function(**options)

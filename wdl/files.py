@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,19 @@ from typing import Any
 
 def write_text(path: Path, text: str) -> None:
     """Write ``path`` so that a reader, or a kill, never meets half of it."""
+    _write(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write ``lines`` to ``path`` in the same way, without holding all of them."""
+    _write(path, (f"{line}\n" for line in lines))
+
+
+def _write(path: Path, texts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+        stream.writelines(texts)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)

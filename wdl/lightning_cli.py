@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -59,6 +60,7 @@ class WeakDrivenCLI(LightningCLI):
         """Model and data first: what people look for in the help."""
         parser.add_lightning_class_args(WeakDrivenModule, "model")
         parser.add_lightning_class_args(WeakDrivenDataModule, "data")
+        parser.add_lightning_class_args(StrongExport, "export")  # before what evaluates it
         parser.add_lightning_class_args(FinalEvaluation, "evaluation")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Trainer, "trainer")
@@ -91,6 +93,11 @@ class WeakDrivenCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Look at all input before a model is loaded."""
+        if self.trainer.accumulate_grad_batches != 1:
+            raise UserError(
+                "trainer.accumulate_grad_batches: it follows from data.batch_size, "
+                "data.micro_batch_size and the number of processes; leave it out"
+            )
         self.datamodule.check_inputs()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -113,7 +120,6 @@ def run(args: list[str]) -> None:
             WeakDrivenModule,
             WeakDrivenDataModule,
             save_config_callback=RunFolder,
-            trainer_defaults={"callbacks": [StrongExport()]},
             seed_everything_default=42,
             parser_kwargs={
                 verb: {"usage": f"wdl {verb} --config FILE [--config FILE ...] [options]"}
@@ -141,4 +147,6 @@ def _quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
     )
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     disable_progress_bar()  # of loading and saving weights; it would break into the trainer's

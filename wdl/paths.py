@@ -10,11 +10,18 @@ import re
 
 from jsonargparse.typing import register_type
 
+DATA_SUFFIXES = (".json", ".jsonl", ".jsonl.zst", ".parquet")
+
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_DATA = re.compile(_HUB_NAME.pattern + r"(:\w[\w.-]*)?")
 
 
 class InputPath(str):
     """A file or folder to read."""
+
+
+class DataSource(str):
+    """A data file, a folder of them, or a data set of the hub (``organisation/name[:part]``)."""
 
 
 class ModelSource(str):
@@ -25,6 +32,16 @@ def _input_path(value: str) -> InputPath:
     return InputPath(os.path.abspath(os.path.expanduser(value)))
 
 
+def is_hub_data(path: str) -> bool:
+    """Whether ``path`` names a data set of the hub: neither there nor spelt like a data file."""
+    named = _HUB_DATA.fullmatch(path) and not path.endswith(DATA_SUFFIXES)
+    return bool(named) and not os.path.exists(path)
+
+
+def _data_source(value: str) -> DataSource:
+    return DataSource(value if is_hub_data(value) else _input_path(value))
+
+
 def _model_source(value: str) -> ModelSource:
     if not os.path.exists(value) and _HUB_NAME.fullmatch(value):
         return ModelSource(value)
@@ -32,4 +49,5 @@ def _model_source(value: str) -> ModelSource:
 
 
 register_type(InputPath, serializer=str, deserializer=_input_path)
+register_type(DataSource, serializer=str, deserializer=_data_source)
 register_type(ModelSource, serializer=str, deserializer=_model_source)

@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import Encoded, collate, encode, encode_prompt, end_of_turn
+from wdl.data.encoding import Encoded, collate, collate_pack, encode, encode_prompt, end_of_turn
 from wdl.errors import UserError
 
 QUESTION = [{"role": "user", "content": "1+1?"}]
@@ -65,12 +65,29 @@ def test_labels_stand_where_they_are_predicted() -> None:
     batch = collate(samples, [5, 6], pad_token=0, denominator=3)
     ignore = IGNORE_INDEX
     assert batch["input_ids"].tolist() == [[10, 11, 12, 13, 14], [20, 21, 0, 0, 0]]
+    assert batch["attention_mask"] is not None
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
     assert batch["labels"].tolist() == [
         [ignore, ignore, 13, 14, ignore],
         [21, ignore, ignore, ignore, ignore],
     ]
     assert batch["sample_ids"].tolist() == [5, 6]
+
+
+def test_a_pack_keeps_its_samples_apart() -> None:
+    samples: list[Encoded] = [
+        {"input_ids": [10, 11, 12, 13], "prompt_length": 2},
+        {"input_ids": [20, 21], "prompt_length": 1},
+    ]
+    batch = collate_pack(samples, [5, 6], pad_token=0, denominator=3)
+    ignore = IGNORE_INDEX
+    assert batch["input_ids"].tolist() == [[10, 11, 12, 13, 20, 21]]
+    # the last token of a sample predicts nothing, least of all the next sample's first
+    assert batch["labels"].tolist() == [[ignore, 12, 13, ignore, 21, ignore]]
+    assert batch["attention_mask"] is None
+    assert batch["segments"]["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert batch["segments"]["cu_seq_lens_q"].tolist() == [0, 4, 6]
+    assert batch["segments"]["max_length_q"] == 4
 
 
 def test_an_empty_micro_batch_counts_for_nothing() -> None:

@@ -4,23 +4,34 @@ import numpy as np
 import pytest
 
 from wdl.data.loading import RankShare
+from wdl.data.packing import pack
 from wdl.data.plan import MicroBatch, Plan
 from wdl.errors import UserError
 
 LENGTHS = np.array([5, 9, 3, 7, 7, 2, 8, 4, 6, 5])
 
 
-def make_plan(draws: int = 21, batch_size: int = 12, micro_batch_size: int = 2) -> Plan:
+def make_plan(
+    draws: int = 21, batch_size: int = 12, micro_batch_size: int = 2, max_tokens: int | None = None
+) -> Plan:
     drawn = np.random.default_rng(0).integers(len(LENGTHS), size=draws)
-    return Plan(drawn, LENGTHS, LENGTHS - 1, batch_size, micro_batch_size, seed=3)
+    return Plan(drawn, LENGTHS, LENGTHS - 1, batch_size, micro_batch_size, 3, max_tokens)
+
+
+def padded_and_packed() -> list[Plan]:
+    return [
+        make_plan(),
+        make_plan(draws=200, batch_size=12, micro_batch_size=2),
+        make_plan(draws=200, batch_size=12, micro_batch_size=1, max_tokens=30),
+    ]
 
 
 def rank_batches(plan: Plan, rank: int, world_size: int, step: int = 0) -> list[MicroBatch]:
     return list(RankShare(plan, rank, world_size, lambda: step))
 
 
-def test_an_epoch_holds_every_draw_once() -> None:
-    plan = make_plan()
+@pytest.mark.parametrize("plan", padded_and_packed())
+def test_an_epoch_holds_every_draw_once(plan: Plan) -> None:
     seen = [s for step in plan.epoch(0) for micro in step for s in micro.samples]
     assert sorted(seen) == sorted(plan.drawn.tolist())
 
@@ -31,15 +42,16 @@ def test_every_step_has_all_its_micro_batches() -> None:
     assert [len(micro.samples) for micro in list(plan.epoch(0))[-1]] == [2, 2, 2, 2, 1, 0]
 
 
-def test_the_denominator_counts_the_whole_step() -> None:
-    for step in make_plan().epoch(1):
+@pytest.mark.parametrize("plan", padded_and_packed())
+def test_the_denominator_counts_the_whole_step(plan: Plan) -> None:
+    for step in plan.epoch(1):
         tokens = sum(int(LENGTHS[s]) - 1 for micro in step for s in micro.samples)
         assert {micro.denominator for micro in step} == {tokens}
 
 
+@pytest.mark.parametrize("plan", padded_and_packed())
 @pytest.mark.parametrize("world_size", [1, 2, 3, 6])
-def test_the_number_of_ranks_changes_no_step(world_size: int) -> None:
-    plan = make_plan()
+def test_the_number_of_ranks_changes_no_step(world_size: int, plan: Plan) -> None:
     accumulation = plan.accumulation(world_size)
     ranks = [rank_batches(plan, rank, world_size) for rank in range(world_size)]
     for number, step in enumerate(plan.epoch(0)):
@@ -56,16 +68,16 @@ def test_a_number_of_ranks_that_does_not_divide_is_refused() -> None:
         make_plan().accumulation(4)
 
 
-def test_resuming_at_any_step_continues_the_sequence() -> None:
-    plan = make_plan(draws=50, batch_size=4)
+@pytest.mark.parametrize("plan", padded_and_packed())
+def test_resuming_at_any_step_continues_the_sequence(plan: Plan) -> None:
     whole = rank_batches(plan, 0, 1)
     per_step = plan.accumulation(1)
     for step in range(plan.steps):
         assert rank_batches(plan, 0, 1, step) == whole[step * per_step :]
 
 
-def test_epochs_differ_in_order_alone() -> None:
-    plan = make_plan()
+@pytest.mark.parametrize("plan", padded_and_packed())
+def test_epochs_differ_in_order_alone(plan: Plan) -> None:
     first, second = rank_batches(plan, 0, 1), rank_batches(plan, 0, 1, plan.steps)
     assert first != second
     assert sorted(s for m in first for s in m.samples) == sorted(
@@ -79,3 +91,26 @@ def test_micro_batches_hold_like_lengths() -> None:
     micro_batches = [lengths[m.samples] for step in plan.epoch(0) for m in step]
     padded = sum(lens.max() * len(lens) for lens in micro_batches)
     assert lengths.sum() / padded > 0.97
+
+
+def test_packs_are_whole_steps_that_fit() -> None:
+    plan = make_plan(draws=200, batch_size=12, micro_batch_size=1, max_tokens=30)
+    for number in range(3):
+        steps = list(plan.epoch(number))
+        assert len(steps) == plan.steps
+        assert {len(step) for step in steps} == {12}
+        assert all(LENGTHS[micro.samples].sum() <= 30 for step in steps for micro in step)
+        assert not any(len(micro.samples) == 0 for step in steps[:-1] for micro in step)
+
+
+def test_packs_leave_little_room() -> None:
+    lengths = np.random.default_rng(1).integers(60, 300, size=1000)
+    packs = pack(lengths, 4096)
+    assert sorted(position for members in packs for position in members) == list(range(1000))
+    assert all(lengths[members].sum() <= 4096 for members in packs)
+    assert len(packs) == -(-int(lengths.sum()) // 4096)  # no fewer could do
+
+
+def test_packs_by_hand() -> None:
+    # 7 alone leaves 3; 6 leaves 4; 4 fits best with 6, 3 with 7; 2 and 1 begin the next
+    assert pack(np.array([4, 3, 7, 2, 6, 1]), 10) == [[2, 1], [4, 0], [3, 5]]

@@ -14,7 +14,7 @@ from wdl.data.encoding import collate, encode, end_of_turn
 from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import InputPath, ModelSource
+from wdl.paths import DataSource, ModelSource
 from wdl.strategies import DeepSpeed
 
 LR = 0.5
@@ -30,6 +30,8 @@ def fit(
     weak: Path | None,
     micro_batch_size: int = 8,
     max_steps: int = -1,
+    max_tokens: int | None = None,
+    batch_size: int = 8,
     **settings: Any,
 ) -> tuple[WeakDrivenModule, pl.Trainer]:
     """An epoch of 5 steps on 40 rows, under DeepSpeed on the CPU, with plain SGD."""
@@ -43,12 +45,13 @@ def fit(
         **settings,
     )
     datamodule = WeakDrivenDataModule(
-        InputPath(data),
+        DataSource(data),
         ModelSource(strong),
         weak_source,
         Selection(weights="uniform", draw="without_replacement"),
-        batch_size=8,
-        micro_batch_size=micro_batch_size,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size if max_tokens is None else 1,
+        max_tokens=max_tokens,
         val_fraction=0.2,
     )
     trainer = pl.Trainer(
@@ -105,6 +108,20 @@ def test_accumulation_changes_no_step(sums: Path, pair: tuple[Path, Path]) -> No
     assert trainer.global_step == 5
     for name, weight in weights(whole, "strong").items():
         torch.testing.assert_close(weights(parts, "strong")[name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_packing_changes_no_step(sums: Path, pair: tuple[Path, Path]) -> None:
+    padded, _ = fit(sums, *pair)
+    packed, trainer = fit(sums, *pair, max_tokens=10_000)
+    assert trainer.global_step == 1  # all samples are one pack, the rest of the step is empty
+    whole, _ = fit(sums, *pair, batch_size=40)
+    for branch in ("strong", "weak"):
+        for name, weight in weights(whole, branch).items():
+            torch.testing.assert_close(weights(packed, branch)[name], weight, rtol=1e-3, atol=1e-5)
+        assert any(
+            not torch.allclose(weights(padded, branch)[name], weight, rtol=1e-3, atol=1e-5)
+            for name, weight in weights(whole, branch).items()
+        )
 
 
 def test_a_frozen_weak_branch_stays_as_it_is(sums: Path, pair: tuple[Path, Path]) -> None:

@@ -5,14 +5,16 @@ verbatim; then exactly one end-of-turn token. Completion tokens are the answer a
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from itertools import accumulate
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from wdl.constants import IGNORE_INDEX
+from wdl.constants import IGNORE_INDEX, PAPER_SYSTEM_PROMPT
 from wdl.errors import UserError
+from wdl.models.packed_attention import Segments
 
 
 class Encoded(TypedDict):
@@ -23,11 +25,12 @@ class Encoded(TypedDict):
 
 
 class Batch(TypedDict):
-    """What a branch is trained and validated on.
+    """What a branch is trained and validated on: padded samples, or one pack (then B = 1).
 
     Attributes:
         input_ids: [B, T] int64, padded on the right.
-        attention_mask: [B, T] int64, 0 on padding.
+        attention_mask: [B, T] int64, 0 on padding; None for a pack.
+        segments: Where the samples of a pack stand.
         labels: [B, T] int64, ``labels[b, t]`` is the token that position t predicts, or
             ``IGNORE_INDEX`` where that token is no completion token. Nothing shifts them again.
         sample_ids: [B] int64, the ``idx`` of each sample.
@@ -36,7 +39,8 @@ class Batch(TypedDict):
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
+    segments: NotRequired[Segments]
     labels: Tensor
     sample_ids: Tensor
     denominator: int
@@ -46,8 +50,7 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
 ) -> list[int]:
     """Tokens of the conversation up to the point where the assistant answers."""
-    text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False).input_ids
+    return _tokens(tokenizer, [_render(tokenizer, messages)])[0]
 
 
 def encode(
@@ -56,18 +59,56 @@ def encode(
     completion: str,
     end_token: int,
 ) -> Encoded:
-    """Tokens of one sample.
+    """Tokens of one sample; see :func:`encode_batch`."""
+    return encode_batch(tokenizer, [messages], [completion], end_token)[0]
+
+
+def encode_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[dict[str, str]]],
+    completions: Sequence[str],
+    end_token: int,
+) -> list[Encoded]:
+    """Tokens of samples.
 
     Args:
         tokenizer: The tokenizer that both branches share, with a chat template.
-        messages: The conversation before the answer, each ``{"role": ..., "content": ...}``.
-        completion: The answer, encoded verbatim (no template touches it, so a ``<think>`` block
-            stays).
-        end_token: What :func:`end_of_turn` returns; appended once.
+        conversations: What comes before each answer, ``{"role": ..., "content": ...}`` each.
+        completions: The answers, encoded verbatim (no template touches them, so a ``<think>``
+            block stays).
+        end_token: What :func:`end_of_turn` returns; appended once to each.
     """
-    prompt = encode_prompt(tokenizer, messages)
-    answer = tokenizer(completion, add_special_tokens=False).input_ids
-    return {"input_ids": [*prompt, *answer, end_token], "prompt_length": len(prompt)}
+    prompts = _tokens(tokenizer, [_render(tokenizer, messages) for messages in conversations])
+    answers = _tokens(tokenizer, list(completions))
+    return [
+        {"input_ids": [*prompt, *answer, end_token], "prompt_length": len(prompt)}
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    return str(
+        tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+    )
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False).input_ids
+
+
+def with_system_prompt(
+    messages: Sequence[dict[str, str]], system_prompt: str | None
+) -> list[dict[str, str]]:
+    """The conversation, begun with a system message unless it has one of its own.
+
+    Args:
+        messages: The conversation.
+        system_prompt: The message's text, ``paper`` for the paper's, or None to leave all as is.
+    """
+    if system_prompt is None or messages[0]["role"] == "system":
+        return list(messages)
+    text = PAPER_SYSTEM_PROMPT if system_prompt == "paper" else system_prompt
+    return [{"role": "system", "content": text}, *messages]
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -125,6 +166,35 @@ def collate(
         "input_ids": input_ids,
         "attention_mask": attention_mask,
         "labels": labels,
+        "sample_ids": torch.tensor(list(sample_ids), dtype=torch.int64),
+        "denominator": denominator,
+    }
+
+
+def collate_pack(
+    samples: Sequence[Encoded], sample_ids: Sequence[int], pad_token: int, denominator: int
+) -> Batch:
+    """One row of ``samples`` after each other; without any, one token that counts for nothing."""
+    rows = samples or [{"input_ids": [pad_token], "prompt_length": 1}]
+    tokens = [torch.tensor(sample["input_ids"]) for sample in rows]
+    labels = []
+    for sample, ids in zip(rows, tokens, strict=True):
+        start = sample["prompt_length"]
+        labels.append(torch.full_like(ids, IGNORE_INDEX))
+        labels[-1][start - 1 : -1] = ids[start:]
+    lengths = [len(ids) for ids in tokens]
+    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return {
+        "input_ids": torch.cat(tokens)[None],
+        "attention_mask": None,
+        "segments": {
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+            "cu_seq_lens_q": borders,
+            "cu_seq_lens_k": borders,
+            "max_length_q": max(lengths),
+            "max_length_k": max(lengths),
+        },
+        "labels": torch.cat(labels)[None],
         "sample_ids": torch.tensor(list(sample_ids), dtype=torch.int64),
         "denominator": denominator,
     }

@@ -1,4 +1,4 @@
-"""One rank's micro-batches, read and padded as they are needed.
+"""One rank's micro-batches, read and put together as they are needed.
 
 Streams, because Lightning wraps and reshuffles the samplers of other data sets under several
 processes (and under DeepSpeed on one).
@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, IterableDataset
 
-from wdl.data.encoding import Batch, collate
+from wdl.data.encoding import Batch, collate, collate_pack
 from wdl.data.plan import MicroBatch, Plan
 
 
@@ -54,12 +54,15 @@ class RankShare:
 
 
 class BatchStream(IterableDataset):
-    """Reads the samples of each micro-batch and pads them to a ``Batch``."""
+    """Reads the samples of each micro-batch and pads, or packs, them to a ``Batch``."""
 
-    def __init__(self, samples: Dataset, micro_batches: MicroBatches, pad_token: int) -> None:
+    def __init__(
+        self, samples: Dataset, micro_batches: MicroBatches, pad_token: int, packed: bool
+    ) -> None:
         self.samples = samples
         self.micro_batches = micro_batches
         self.pad_token = pad_token
+        self.collate = collate_pack if packed else collate
 
     def __len__(self) -> int:
         return len(self.micro_batches)
@@ -68,7 +71,7 @@ class BatchStream(IterableDataset):
         for micro_batch in self.micro_batches:
             rows = self._read(micro_batch)
             idx = [row["idx"] for row in rows]
-            yield collate(rows, idx, self.pad_token, micro_batch.denominator)
+            yield self.collate(rows, idx, self.pad_token, micro_batch.denominator)
 
     def _read(self, micro_batch: MicroBatch) -> list[Any]:
         if not micro_batch.samples:
@@ -76,7 +79,9 @@ class BatchStream(IterableDataset):
         return self.samples.select(micro_batch.samples).to_list()
 
 
-def batch_loader(samples: Dataset, micro_batches: MicroBatches, pad_token: int) -> DataLoader:
-    """A loader of whole micro-batches, in order."""
-    stream = BatchStream(samples, micro_batches, pad_token)
+def batch_loader(
+    samples: Dataset, micro_batches: MicroBatches, pad_token: int, packed: bool = False
+) -> DataLoader:
+    """A loader of whole micro-batches, padded or packed, in order."""
+    stream = BatchStream(samples, micro_batches, pad_token, packed)
     return DataLoader(stream, batch_size=None, pin_memory=torch.cuda.is_available())

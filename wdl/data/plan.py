@@ -7,10 +7,12 @@ an optimizer step has over all ranks, and the loss needs no communication for it
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wdl.data.packing import pack
 from wdl.errors import UserError
 
 
@@ -30,9 +32,10 @@ class Plan:
         drawn: [draws] positions in the dataset, duplicates allowed.
         lengths: [samples] tokens of each sample, for batches of like length.
         completions: [samples] completion tokens of each sample, for the denominators.
-        batch_size: Samples of an optimizer step over all ranks.
-        micro_batch_size: Samples of one forward pass on one rank.
+        batch_size: Samples of an optimizer step over all ranks; packs, if there are packs.
+        micro_batch_size: Samples of one forward pass on one rank; 1, if there are packs.
         seed: Seed of the order.
+        max_tokens: Tokens of a pack; None for padded samples.
     """
 
     drawn: NDArray[np.int64]
@@ -41,11 +44,15 @@ class Plan:
     batch_size: int
     micro_batch_size: int
     seed: int
+    max_tokens: int | None = None
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Optimizer steps of an epoch."""
-        return -(-len(self.drawn) // self.batch_size)
+        units = len(self.drawn)
+        if self.max_tokens is not None:
+            units = len(pack(self.lengths[self.drawn], self.max_tokens))
+        return -(-units // self.batch_size)
 
     @property
     def micro_batches(self) -> int:
@@ -60,7 +67,7 @@ class Plan:
         """
         if self.micro_batches % world_size:
             raise UserError(
-                f"data.batch_size: {self.batch_size} samples in micro-batches of "
+                f"data.batch_size: {self.batch_size} in micro-batches of "
                 f"{self.micro_batch_size} make {self.micro_batches} per step, which {world_size} "
                 f"processes cannot share evenly; make data.batch_size / data.micro_batch_size a "
                 f"multiple of {world_size}"
@@ -70,12 +77,28 @@ class Plan:
     def epoch(self, number: int, start: int = 0) -> Iterator[list[MicroBatch]]:
         """The optimizer steps of epoch ``number`` from step ``start`` on, each its micro-batches.
 
-        Samples of like length share a micro-batch; the last step of an epoch is filled up with
-        empty micro-batches.
+        Samples of like length share a micro-batch, or samples that fill a pack together; the last
+        step of an epoch is filled up with empty micro-batches.
         """
-        order = np.random.default_rng([self.seed, number]).permutation(self.drawn)
+        rng = np.random.default_rng([self.seed, number])
+        order = rng.permutation(self.drawn)
+        if self.max_tokens is not None:
+            yield from self._packed(order, rng, start)
+            return
         for first in range(start * self.batch_size, len(order), self.batch_size):
             yield self._step(order[first : first + self.batch_size])
+
+    def _packed(
+        self, order: NDArray[np.int64], rng: np.random.Generator, start: int
+    ) -> Iterator[list[MicroBatch]]:
+        assert self.max_tokens is not None
+        packs = pack(self.lengths[order], self.max_tokens)
+        turns = rng.permutation(len(packs)).tolist()
+        for first in range(start * self.batch_size, len(packs), self.batch_size):
+            chosen = [order[packs[turn]] for turn in turns[first : first + self.batch_size]]
+            denominator = int(sum(self.completions[samples].sum() for samples in chosen))
+            filled = [MicroBatch(samples.tolist(), denominator) for samples in chosen]
+            yield filled + [MicroBatch([], denominator)] * (self.batch_size - len(filled))
 
     def _step(self, chosen: NDArray[np.int64]) -> list[MicroBatch]:
         chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")]

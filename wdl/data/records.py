@@ -1,25 +1,27 @@
 """Instruction data as people have it, read row by row into conversations with an answer.
 
-Rows come from JSON (a list of objects), JSON Lines, or folders of these, in one of three schemas:
+A row (see :mod:`wdl.data.rows` for where they come from) has one of three schemas:
 
     {"instruction": "...", "output": "..."}            optional "input"
     {"prompt": "...", "completion": "..."}
     {"messages": [{"role": "user", "content": "..."}, ..., {"role": "assistant", ...}]}
 
 each with an optional integer "idx"; without it, rows are numbered in the order they are read.
+Other keys, such as the "info" of AM-DeepSeek-R1-Distilled's messages, are ignored.
 """
 
-import json
-import logging
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TypedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypedDict
 
-from wdl.errors import MAX_FAULTS, UserError
+from tqdm import tqdm
 
-SUFFIXES = (".json", ".jsonl")
-logger = logging.getLogger(__name__)
+from wdl.data.rows import Faults, Part, RowError, rows_of
+from wdl.errors import UserError
+
 ROLES = ("system", "user", "assistant", "tool")
+MAX_IDX = 2**63 - 1
+
+OnBadRow = Literal["error", "skip"]
 
 
 class Record(TypedDict):
@@ -30,71 +32,92 @@ class Record(TypedDict):
     completion: str
 
 
-class RowError(ValueError):
-    """What is wrong with one row and how to mend it, without its place."""
-
-
 class EmptyAnswerError(RowError):
     """The row is sound but its answer is empty, as a few are in most public data sets."""
 
 
-def data_files(path: Path) -> list[Path]:
-    """The data files at ``path``: itself, or those in the folder in order of name.
+class Ids:
+    """The ids so far; those that count up from the first take no memory."""
 
-    Raises:
-        UserError: There is none.
+    def __init__(self) -> None:
+        self._run = range(0)
+        self._others: set[int] = set()
+
+    def add(self, idx: int) -> None:
+        """Take in one more.
+
+        Raises:
+            RowError: It is not new.
+        """
+        if idx in self._run or idx in self._others:
+            raise RowError(f"idx {idx} occurs twice; make it unique or drop it")
+        if not self._run:
+            self._run = range(idx, idx + 1)
+        elif idx == self._run.stop:
+            self._run = range(self._run.start, idx + 1)
+        else:
+            self._others.add(idx)
+
+
+class RecordReader:
+    """Checks rows as they stream by; goes through all of them before it raises.
+
+    A row whose answer is empty teaches nothing; it is always left out.
+
+    Args:
+        parts: Where the rows come from.
+        on_bad_row: ``skip`` leaves out faulty rows too. A file that cannot be read as a whole is
+            an error anyway.
+
+    Attributes:
+        left_out: One line ``file:line: what; remedy`` for each row that is left out.
     """
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder; check data.path")
-    files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path}: the folder holds no {' or '.join(SUFFIXES)} file")
-    if files[0].suffix not in SUFFIXES:
-        raise UserError(f"{path}: data files end in {' or '.join(SUFFIXES)}; convert or rename it")
-    return files
 
+    def __init__(self, parts: Sequence[Part], on_bad_row: OnBadRow = "error") -> None:
+        self.parts = parts
+        self.left_out = Faults()
+        self._faults = self.left_out if on_bad_row == "skip" else Faults()
+        self._ids = Ids()
+        self._position = -1
 
-def read_records(files: list[Path]) -> list[Record]:
-    """All rows of ``files``, checked.
+    def __iter__(self) -> Iterator[Record]:
+        """The records.
 
-    A row whose answer is empty teaches nothing; it is left out, and a warning says which.
-
-    Raises:
-        UserError: One line ``file:line: what; remedy`` for each faulty row.
-    """
-    records: list[Record] = []
-    faults: list[str] = []
-    empty: list[str] = []
-    seen: set[int] = set()
-    position = -1
-    for file in files:
-        rows = 0
-        for line, row in rows_of(file, faults):
-            rows += 1
-            position += 1
+        Raises:
+            UserError: One line for each faulty row, at the end.
+        """
+        found = False
+        for part in self.parts:
             try:
-                record = parse_row(row, default_idx=position)
-                if record["idx"] in seen:
-                    raise RowError(f"idx {record['idx']} occurs twice; make it unique or drop it")
+                for record in self._records(part):
+                    found = True
+                    yield record
+            except UserError as error:
+                raise UserError(*self._fatal(), *error.faults) from error
+        if self._fatal():
+            raise self._faults.error()
+        if not found:
+            raise self.left_out.error()
+
+    def _fatal(self) -> Sequence[str]:
+        return () if self._faults is self.left_out else self._faults
+
+    def _records(self, part: Part) -> Iterator[Record]:
+        any_row = False
+        for line, row in tqdm(rows_of(part, self._faults), f"{part}", unit=" rows", delay=5):
+            any_row = True
+            self._position += 1
+            try:
+                record = parse_row(row, default_idx=self._position)
+                self._ids.add(record["idx"])
             except EmptyAnswerError as fault:
-                empty.append(f"{file}:{line}: {fault}")
-                continue
+                self.left_out.append(f"{part}:{line}: {fault}")
             except RowError as fault:
-                faults.append(f"{file}:{line}: {fault}")
-                continue
-            seen.add(record["idx"])
-            records.append(record)
-        if not rows and not faults:
-            faults.append(f"{file}: the file is empty; it must hold at least one row")
-    if not records:
-        faults += empty
-    if faults:
-        raise UserError(*faults[:MAX_FAULTS], total=len(faults))
-    if empty:
-        logger.warning("%d rows with an empty answer are left out:", len(empty))
-        for line in UserError(*empty[:MAX_FAULTS], total=len(empty)).lines():
-            logger.warning("  %s", line)
-    return records
+                self._faults.append(f"{part}:{line}: {fault}")
+            else:
+                yield record
+        if not any_row and not self._faults:
+            raise UserError(f"{part}: the file is empty; it must hold at least one row")
 
 
 def parse_row(row: Any, default_idx: int) -> Record:
@@ -106,8 +129,8 @@ def parse_row(row: Any, default_idx: int) -> Record:
     if not isinstance(row, dict):
         raise RowError(f"a row is an object, this is {_kind(row)}; write {{...}}")
     idx = row.get("idx", default_idx)
-    if not isinstance(idx, int) or isinstance(idx, bool):
-        raise RowError(f"idx is {_kind(idx)}; it must be an integer")
+    if not isinstance(idx, int) or isinstance(idx, bool) or abs(idx) > MAX_IDX:
+        raise RowError(f"idx is {_kind(idx)}; it must be an integer of 64 bits")
     if "messages" in row:
         *messages, answer = _messages(row["messages"])
         return {"idx": idx, "messages": messages, "completion": answer["content"]}
@@ -130,7 +153,16 @@ def _text(row: dict[str, Any], key: str) -> str:
         raise RowError(f"{key!r} is {_kind(value)}; give it a text")
     if not value.strip():
         raise RowError(f"{key!r} is empty; fill it in or drop the row")
+    if not value.isascii():
+        _check_encodable(value, key)
     return value
+
+
+def _check_encodable(value: str, key: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(f"{key!r} holds half a surrogate pair; mend or drop the row") from None
 
 
 def _answer(row: dict[str, Any], key: str) -> str:
@@ -145,7 +177,9 @@ def _messages(value: Any) -> list[dict[str, str]]:
         raise RowError("messages must be a list of at least a question and an answer")
     if not all(isinstance(message, dict) for message in value):
         raise RowError("each message must be an object with role and content")
-    messages = [{"role": _text(m, "role"), "content": _text(m, "content")} for m in value]
+    *before, last = value
+    messages = [{"role": _text(m, "role"), "content": _text(m, "content")} for m in before]
+    messages.append({"role": _text(last, "role"), "content": _answer(last, "content")})
     for message in messages:
         if message["role"] not in ROLES:
             raise RowError(f"role {message['role']!r} is unknown; use one of {', '.join(ROLES)}")
@@ -157,62 +191,3 @@ def _messages(value: Any) -> list[dict[str, str]]:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
     return "missing" if value is None else names.get(type(value), "a number")
-
-
-def rows_of(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    """Line number and parsed value of each row; what cannot be parsed goes to ``faults``."""
-    try:
-        if file.suffix == ".json":
-            yield from _json_rows(file, faults)
-        else:
-            yield from _json_lines(file, faults)
-    except UnicodeDecodeError:
-        faults.append(f"{file}: this is no UTF-8 text; convert it or choose another file")
-
-
-def _json_lines(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                faults.append(f"{file}:{number}: broken JSON ({error.msg}); mend or drop the line")
-                continue
-            yield number, row
-
-
-def _json_rows(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    """The elements of a JSON list, decoded one by one so that each has its line."""
-    text = file.read_text(encoding="utf-8-sig")
-    decoder = json.JSONDecoder()
-    position, line = _skip(text, 0, 1)
-    if not text.strip():
-        return
-    if text[position] != "[":
-        faults.append(
-            f"{file}:{line}: a .json file holds one list of rows; name it .jsonl if each "
-            "line is a row"
-        )
-        return
-    position, line = _skip(text, position + 1, line)
-    while position < len(text) and text[position] != "]":
-        try:
-            row, end = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            faults.append(f"{file}:{error.lineno}: broken JSON ({error.msg}); mend the file")
-            return
-        yield line, row
-        line += text.count("\n", position, end)
-        position, line = _skip(text, end, line, also=",")
-    if position >= len(text):
-        faults.append(f"{file}:{line}: the list is not closed; the file is cut off")
-
-
-def _skip(text: str, position: int, line: int, also: str = "") -> tuple[int, int]:
-    """Position and line of the next character that is neither white space nor in ``also``."""
-    while position < len(text) and (text[position].isspace() or text[position] in also):
-        line += text[position] == "\n"
-        position += 1
-    return position, line

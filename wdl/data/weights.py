@@ -1,11 +1,13 @@
-"""Sampling weights from the entropies of the two branches (selection, "WD-DS").
+"""Sampling weights from the entropies of the branches (selection, "WD-DS").
 
-Each function maps per-sample mean token entropies (nats, float64, shape [samples]) to
-probabilities that sum to 1. With Δ = H_strong − H_weak and [u]₊ = max(u, 0):
+Each form maps mean token entropies of samples (nats, float64) to probabilities that sum to 1. A
+history has a row for every round, the last one of the strong branch and the one before it of the
+weak branch. With Δ = H_strong − H_weak and [u]₊ = max(u, 0):
 
     normalised   α·H_weak/ΣH_weak + β·[−Δ]₊/Σ[−Δ]₊ + γ·[Δ]₊/Σ[Δ]₊      (the published system)
     v1           α·H_weak + β·[−Δ]₊ + γ·[Δ]₊                           (arXiv 2602.08222 v1)
     v2           α·[−Δ]₊ + β·H_strong + γ·[Δ]₊                         (arXiv 2602.08222 v2, Eq. 9)
+    brownboost   difficulty^α · trend^β · time_penalty^γ · easy_penalty    (three rounds or more)
     uniform      1
 """
 
@@ -18,7 +20,16 @@ from numpy.typing import NDArray
 from wdl.errors import UserError
 
 Entropies = NDArray[np.float64]
-Scheme = Literal["normalised", "v1", "v2", "uniform"]
+Scheme = Literal["normalised", "v1", "v2", "brownboost", "uniform"]
+Terms = dict[str, Entropies]
+
+BROWNBOOST_ROUNDS = 3
+EASY_QUANTILE, HARD_QUANTILE = 0.2, 0.8
+PATIENCE = 2
+PENALTY_RATE = 1.0
+TREND_RANGE = (0.1, 10.0)
+# Keeps easy samples, whose difficulty is 0, from never being drawn.
+LEAST_DIFFICULTY = 1e-6
 
 
 def _share(term: Entropies) -> Entropies:
@@ -27,72 +38,132 @@ def _share(term: Entropies) -> Entropies:
     return term / total if total > 0 else term
 
 
-def _normalised(
-    weak: Entropies, strong: Entropies, alpha: float, beta: float, gamma: float
-) -> Entropies:
+def _v1(weak: Entropies, strong: Entropies) -> Terms:
     delta = strong - weak
-    return (
-        alpha * _share(weak)
-        + beta * _share(np.maximum(-delta, 0))
-        + gamma * _share(np.maximum(delta, 0))
-    )
+    return {"weak": weak, "decrease": np.maximum(-delta, 0), "increase": np.maximum(delta, 0)}
 
 
-def _v1(weak: Entropies, strong: Entropies, alpha: float, beta: float, gamma: float) -> Entropies:
+def _normalised(weak: Entropies, strong: Entropies) -> Terms:
+    return {name: _share(term) for name, term in _v1(weak, strong).items()}
+
+
+def _v2(weak: Entropies, strong: Entropies) -> Terms:
     delta = strong - weak
-    return alpha * weak + beta * np.maximum(-delta, 0) + gamma * np.maximum(delta, 0)
+    return {"decrease": np.maximum(-delta, 0), "strong": strong, "increase": np.maximum(delta, 0)}
 
 
-def _v2(weak: Entropies, strong: Entropies, alpha: float, beta: float, gamma: float) -> Entropies:
-    delta = strong - weak
-    return alpha * np.maximum(-delta, 0) + beta * strong + gamma * np.maximum(delta, 0)
-
-
-_SCHEMES: dict[str, Callable[[Entropies, Entropies, float, float, float], Entropies]] = {
+_SUMS: dict[str, Callable[[Entropies, Entropies], Terms]] = {
     "normalised": _normalised,
     "v1": _v1,
     "v2": _v2,
 }
 
 
+def brownboost(history: Entropies, alpha: float, beta: float, gamma: float) -> Entropies:
+    """Unnormalised weights of the published code's second form, after BrownBoost.
+
+    Samples that stay difficult, or stay easy, for more than ``PATIENCE`` rounds are given up.
+
+    Args:
+        history: [rounds, samples], three rounds or more.
+        alpha: Exponent of the difficulty in the last round.
+        beta: Exponent of the trend since the first round.
+        gamma: Exponent of the penalty on samples that stay difficult.
+
+    Raises:
+        UserError: There are fewer rounds, or the last one tells no samples apart.
+    """
+    if len(history) < BROWNBOOST_ROUNDS:
+        raise UserError(
+            f"data.selection.weights: brownboost follows samples over {BROWNBOOST_ROUNDS} rounds "
+            f"or more, but there are entropies of {len(history)}; give data.selection.entropies "
+            "with entropy_0, entropy_1, entropy_2, or use normalised"
+        )
+    first, last = history[0], history[-1]
+    easy, hard = np.quantile(last, [EASY_QUANTILE, HARD_QUANTILE])
+    if easy == hard:
+        raise UserError(
+            f"data.selection.weights: brownboost cannot tell difficult samples from easy ones, "
+            f"the middle of the last round's entropies is {easy} throughout; use uniform"
+        )
+    difficulty = np.clip((last - easy) / (hard - easy), 0, 1) + LEAST_DIFFICULTY
+    decrease = first - last
+    spread = decrease.std()
+    trend = np.clip(1 + 0.5 * decrease / spread, *TREND_RANGE) if spread > 0 else np.ones_like(last)
+    return (
+        difficulty**alpha
+        * trend**beta
+        * _penalty(history > hard) ** gamma
+        * _penalty(history < easy)
+    )
+
+
+def _penalty(holds: NDArray[np.bool_]) -> Entropies:
+    """What remains of a weight when something holds in more rounds than patience allows."""
+    return np.exp(-PENALTY_RATE * np.maximum(0, holds.sum(axis=0) - PATIENCE))
+
+
 def sampling_weights(
     scheme: Scheme,
-    weak: Entropies,
-    strong: Entropies,
+    history: Entropies,
     alpha: float = 0.1,
     beta: float = 0.8,
     gamma: float = 0.1,
-) -> Entropies:
+    idx: NDArray[np.int64] | None = None,
+) -> tuple[Entropies, dict[str, float]]:
     """Probability of drawing each sample.
 
     Args:
         scheme: One of the forms above.
-        weak: [samples] mean token entropy under the weak branch, nats.
-        strong: [samples] the same under the strong branch.
+        history: [rounds, samples] mean token entropies, nats; two rounds are enough for all forms
+            but brownboost, and uniform looks at none.
         alpha: Weight of the first term of the scheme.
         beta: Weight of the second term.
         gamma: Weight of the third term.
+        idx: [samples] what messages call the samples; their positions by default.
 
     Returns:
-        [samples] float64, sums to 1.
+        [samples] float64 that sums to 1; and the share of it that each term of a sum gives.
 
     Raises:
-        UserError: An entropy is negative or not a number (the sample is named), or every weight
-            is zero.
+        UserError: An entropy is negative or not a number (the sample is named), there are too few
+            rounds, or every weight is zero.
     """
+    samples = history.shape[1]
     if scheme == "uniform":
-        return np.full(len(weak), 1 / len(weak))
-    for name, entropy in (("weak", weak), ("strong", strong)):
+        return np.full(samples, 1 / samples), {}
+    _check(history, np.arange(samples) if idx is None else idx)
+    if scheme == "brownboost":
+        terms = {"product": brownboost(history, alpha, beta, gamma)}
+    else:
+        if len(history) < 2:
+            raise UserError(
+                f"data.selection.weights: {scheme} compares two rounds, but there are entropies "
+                "of one; give both entropy_0 and entropy_1, or use uniform"
+            )
+        sums = _SUMS[scheme](history[-2], history[-1]).items()
+        terms = {
+            name: factor * term
+            for factor, (name, term) in zip((alpha, beta, gamma), sums, strict=True)
+        }
+    weights = sum(terms.values(), np.zeros(samples))
+    total = weights.sum()
+    if total <= 0:
+        raise UserError(
+            f"data.selection.weights: {scheme} gives every sample weight 0; use uniform"
+        )
+    return weights / total, {name: float(term.sum() / total) for name, term in terms.items()}
+
+
+def _check(history: Entropies, idx: NDArray[np.int64]) -> None:
+    for number, entropy in enumerate(history):
         bad = np.flatnonzero(~(entropy >= 0) | np.isinf(entropy))
         if len(bad):
             raise UserError(
-                f"data.weights: the {name} entropy of sample {bad[0]} is {entropy[bad[0]]} "
-                f"({len(bad)} such samples); entropies are finite and not negative, score again"
+                f"data.selection.weights: entropy_{number} of sample {idx[bad[0]]} is "
+                f"{entropy[bad[0]]} ({len(bad)} such samples); entropies are finite and not "
+                "negative, score again"
             )
-    weights = _SCHEMES[scheme](weak, strong, alpha, beta, gamma)
-    if weights.sum() <= 0:
-        raise UserError(f"data.weights: {scheme} gives every sample weight 0; use uniform")
-    return weights / weights.sum()
 
 
 def effective_sample_size(probabilities: Entropies) -> float:

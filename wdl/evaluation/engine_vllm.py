@@ -22,10 +22,12 @@ from wdl.evaluation.vllm_options import VllmOptions
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 _PROBE = """
-import json, torch
+import json
 from importlib.metadata import packages_distributions, version
+vllm = version(packages_distributions()["vllm"][0])
+import torch
 print(json.dumps({
-    "version": version(packages_distributions()["vllm"][0]),
+    "version": vllm,
     "torch": torch.__version__,
     "device": "cuda" if torch.cuda.is_available() else "cpu",
 }))

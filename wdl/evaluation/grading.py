@@ -27,8 +27,13 @@ STATUSES: tuple[Status, ...] = ("correct", "wrong", "cut_off", "could_not_grade"
 RULES_VERSION = 1
 LETTERS = "ABCDE"
 WORKER = "wdl.evaluation.math_worker"
+START_LIMIT = 120.0  # seconds
 _OPTION = re.compile(r"\(?\b([A-E])\s*[).:]\s*(.+?)(?=[\s,;(]+[A-E]\s*[).:]|\s*$)", re.DOTALL)
-_LETTER = re.compile(r"\(?\s*([A-Ea-e])\s*(?:[).:].*)?", re.DOTALL)
+_LETTER = re.compile(
+    r"(?:(?:the )?(?:(?:final |correct )?answer|option|choice)(?: is)?[:\s]+)?"
+    r"\(?\s*([A-E])\s*(?:[).:].*)?",
+    re.DOTALL | re.IGNORECASE,
+)
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{([^{}]*)\}")
 
 
@@ -138,7 +143,7 @@ class Grader:
         Raises:
             ChildFailure: The worker died, took too long or could not read a reference.
         """
-        worker = self._idle_worker() or Child([sys.executable, "-m", WORKER])
+        worker = self._idle_worker() or _start_worker()
         try:
             worker.send({"answer": answer, "references": list(references)})
             response = worker.receive(self.limit)
@@ -161,3 +166,18 @@ def parse_choices(question: str) -> dict[str, str]:
     """Letter and value of each option that a question lists, ``A) 21`` or ``(A) 21``."""
     found = {match[1]: match[2].strip(" ,;.") for match in _OPTION.finditer(question)}
     return found if sorted(found) == list(LETTERS[: len(found)]) else {}
+
+
+def _start_worker() -> Child:
+    """A worker that has loaded what it needs, which does not count as grading.
+
+    Raises:
+        ChildFailure: It did not start.
+    """
+    worker = Child([sys.executable, "-m", WORKER])
+    try:
+        worker.receive(START_LIMIT)
+    except ChildFailure:
+        worker.close()
+        raise
+    return worker

@@ -156,14 +156,15 @@ def _generate(job: Job, journal: Journal, engine: Callable[[], Engine]) -> list[
     if len(entries) < len(job.requests):
         with tqdm(total=len(job.requests), initial=len(entries), desc=title, unit="answer") as bar:
             for ready in engine().generate(job.requests, job.sampling, set(entries)):
-                written = [_entry(generation) for generation in ready]
+                written = [journal_entry(generation) for generation in ready]
                 journal.append(written)
                 entries |= {(entry["id"], entry["sample"]): entry for entry in written}
                 bar.update(len(written))
     return [entries[request.key] for request in job.requests]
 
 
-def _entry(generation: Generation) -> dict[str, Any]:
+def journal_entry(generation: Generation) -> dict[str, Any]:
+    """A generated answer as the journal keeps it."""
     return {
         "id": generation.id,
         "sample": generation.sample,

@@ -3,8 +3,9 @@
     python -m wdl.evaluation.math_worker
 
 is a child process (see :mod:`wdl.evaluation.child`), because symbolic algebra may take for ever
-or all memory: the parent ends it after a time limit, and it limits its own memory. It reads
-{"answer": ..., "references": [...]} and writes {"equal": [true, false, ...]} or {"error": ...}.
+or all memory: the parent ends it after a time limit, and it limits its own memory. It writes {}
+when it is ready; then it reads {"answer": ..., "references": [...]} and writes
+{"equal": [true, false, ...]} or {"error": ...}.
 """
 
 import json
@@ -23,7 +24,7 @@ MAX_MEMORY = 4 << 30
 _TRANSLATIONS = (
     (re.compile(r"\\varnothing\b"), r"\\emptyset"),
     (re.compile(r"√\s*(\d+|[a-z])"), r"\\sqrt{\1}"),
-    (re.compile(r"\\text\s*\{[\s,]*(?:or|and)\s*\}|\s(?:or|and)\s"), ","),
+    (re.compile(r"\\text\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}|\s(?:or|and)\s"), ","),
     (re.compile(r"^\s*\\text\s*\{[^{}\d]*\}\s*(?==?\s*[-\d.\\$])=?"), ""),
     (
         re.compile(r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*([\d.]+)\s*\^\{?\\circ\}?\s*[)}]?"),
@@ -99,6 +100,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     sys.set_int_max_str_digits(0)
     logging.disable(logging.WARNING)  # math-verify warns that its own time limits are off
+    equal("1", "1")  # loads everything
+    print("{}", flush=True)
     for line in sys.stdin:
         print(json.dumps(respond(json.loads(line))), flush=True)
 

@@ -14,10 +14,15 @@ _WORDS_IN_FRONT = re.compile(r"^\s*\\text\s*\{[^{}\d]*\}\s*(?==?\s*[-−\d.\\$])
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([\d.]+)\}|(\d))\s*(?:\{([\d.]+)\}|(\d))")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _SCALES = {"": 1, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_NAMES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty"
+)
+_WORDS = {name: str(number) for number, name in enumerate(_NAMES.split())}
 _NUMBER = re.compile(
     r"""(?P<sign>[-+]?)\s*
     (?:(?P<whole>\d+)\s+(?=\d+/\d))?
-    (?P<value>\d+\.?\d*|\.\d+)
+    (?P<value>(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d{1,3})?)
     (?:\s*/\s*(?P<denominator>\d+\.?\d*))?
     \s*(?P<scale>hundred|thousand|million|billion)?
     \s*(?P<percent>%|percent\b)?
@@ -65,7 +70,8 @@ def simplify(text: str) -> str:
     text = re.sub(r"(?<=\d)\{,\}(?=\d{3})", ",", text)
     text = re.sub(r"\^\{?\\circ\}?|\\degree", "°", text)
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)
-    text = re.sub(r"[$€£{}]", "", text).strip().rstrip(". \\")
+    text = re.sub(r"[$€£{}]", "", text).strip().rstrip(".,~ \\")
+    text = _WORDS.get(text.lower(), text)
     text = re.sub(r"(?<=\d) (?=\d{3}(?:\D|$))(?!\d+/)", "", text)
     return _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text).strip()
 

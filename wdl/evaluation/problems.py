@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wdl.data.records import RowError, rows_of
+from wdl.data.rows import RowError, rows_of
 from wdl.errors import MAX_FAULTS, UserError
 from wdl.evaluation.answers import last_boxed
 from wdl.evaluation.benchmarks import Benchmark

@@ -8,15 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wdl.constants import PAPER_SYSTEM_PROMPT
 from wdl.errors import UserError
 from wdl.evaluation.definitions import read_definition
-
-PAPER_SYSTEM_PROMPT = (
-    "You are a helpful assistant. To answer the user’s question, you first think about the "
-    "reasoning process and then provide the user with the answer. The reasoning process and "
-    "answer are enclosed within <think> and <answer> tags, respectively, i.e., <think> reasoning "
-    "process here </think> <answer> answer here </answer>."
-)
 
 
 @dataclass(frozen=True)

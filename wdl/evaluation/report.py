@@ -6,7 +6,6 @@ from typing import Any
 
 from wdl.evaluation.grading import STATUSES
 from wdl.evaluation.plain_numbers import parse_number
-from wdl.metrics.intervals import wilson
 
 Answer = dict[str, Any]
 
@@ -26,6 +25,7 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     """
     from torch import tensor  # so that the command's --help does without
 
+    from wdl.metrics.intervals import wilson
     from wdl.metrics.pass_at_k import PassAtK
     from wdl.metrics.per_problem import AnswerLength, CutOffRate, MajorityVote, MeanAtN
 

@@ -23,16 +23,16 @@ from wdl.evaluation.child import ChildFailure
 from wdl.evaluation.grading import Grader
 from wdl.evaluation.protocols import find_protocol
 from wdl.evaluation.report import print_results
-from wdl.evaluation.sources import load_data, parse_models
+from wdl.evaluation.sources import Sources, load_data, parse_models
 from wdl.evaluation.vllm_options import VllmOptions
 from wdl.files import write_json
 
 
 def evaluate(
-    model: str,
+    model: Sources,
     benchmarks: str,
     out: str,
-    data: str | None = None,
+    data: Sources | None = None,
     protocol: str = "paper",
     engine: Literal["transformers", "vllm"] = "transformers",
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)

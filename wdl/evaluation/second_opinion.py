@@ -27,7 +27,7 @@ _FUNCTIONS: dict[str, Callable[[Value], Value]] = {
     "arctan": cmath.atan,
 }
 _TOKEN = re.compile(
-    r"\s+|(?P<word>[a-zA-Z]{3,})|(?P<number>\d+\.?\d*|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<symbol>[a-zA-Z])|(?P<mark>.)",
+    r"\s+|(?P<word>[a-zA-Z]{3,})|(?P<number>(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)|\\(?P<command>[a-zA-Z]+)|(?P<symbol>[a-zA-Z])|(?P<mark>.)",
     re.DOTALL,
 )
 
@@ -131,6 +131,9 @@ def _split(text: str) -> list[str]:
 
 def _values(item: str) -> list[Value]:
     """What the right-hand side of an item is worth at each of the points."""
+    left = item.rpartition("=")[0].strip()
+    if re.search(r"[a-zA-Z]", left) and not re.fullmatch(r"\w|\w\(\w\)", left):
+        raise _NotUnderstood("an equation between expressions")
     return [_Parser(item.split("=")[-1], point).value() for point in range(_POINTS)]
 
 

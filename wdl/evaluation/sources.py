@@ -1,10 +1,13 @@
 """What the options of ``wdl evaluate`` name: models, and the files of benchmarks."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from jsonargparse.typing import register_type
 
 from wdl.errors import UserError
 from wdl.evaluation.benchmarks import Benchmark
@@ -12,6 +15,30 @@ from wdl.evaluation.problems import Problem, load_problems
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LABEL = re.compile(r"[\w.@+-]+")
+
+
+class Sources(str):
+    """``[NAME=]PATH[,...]``; a path in a YAML file is meant from that file's folder."""
+
+
+def _sources(value: str) -> Sources:
+    """The same with absolute paths, except for what is no path, a name on the hub."""
+    return Sources(",".join(_absolute(part) for part in _parts(value)))
+
+
+def _absolute(part: str) -> str:
+    name, named, path = part.rpartition("=")
+    path = os.path.expanduser(path)
+    if not _HUB_NAME.fullmatch(path) or os.path.exists(path):
+        path = os.path.abspath(path)
+    return f"{name}{named}{path}"
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+register_type(Sources, serializer=str, deserializer=_sources)
 
 
 @dataclass(frozen=True)
@@ -38,9 +65,8 @@ def parse_models(text: str) -> dict[str, str]:
     """
     models: dict[str, str] = {}
     faults: list[str] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        label, named, source = part.partition("=")
-        source = source if named else part
+    for part in _parts(text):
+        label, named, source = part.rpartition("=")
         label = label if named else Path(source).resolve().name
         if not _LABEL.fullmatch(label):
             faults.append(f"--model {part}: {label!r} cannot name a folder; use letters and digits")
@@ -78,11 +104,11 @@ def load_data(benchmarks: Sequence[Benchmark], data: str | None) -> list[Problem
         data: FILE for a single benchmark, NAME=FILE[,NAME=FILE...] for several.
     """
     files: dict[str, Path] = {}
-    for part in filter(None, (data or "").split(",")):
-        name, named, file = part.partition("=")
+    for part in _parts(data or ""):
+        name, named, file = part.rpartition("=")
         if not named and len(benchmarks) > 1:
             raise UserError(f"--data {part}: say which benchmark's it is, NAME={part}")
-        files[name if named else benchmarks[0].name] = Path(file if named else part)
+        files[name if named else benchmarks[0].name] = Path(file)
     names = [benchmark.name for benchmark in benchmarks]
     if strangers := [name for name in files if name not in names]:
         raise UserError(*(f"--data {n}=...: choose from {', '.join(names)}" for n in strangers))

@@ -1,4 +1,4 @@
-"""Views of a ``summary.json``: a CSV table, a plot with intervals, TensorBoard scalars and texts."""
+"""Views of a ``summary.json``: a CSV table, a plot with intervals, TensorBoard scalars and text."""
 
 import csv
 import io

@@ -1,8 +1,9 @@
 """The options of the vLLM engine; apart from it, so that ``--help`` imports no torch."""
 
-import os
 import sys
 from dataclasses import dataclass
+
+from wdl.paths import InputPath
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class VllmOptions:
         limit: Seconds without any sign of life before the engine is given up.
     """
 
-    python: str | None = None
+    python: InputPath | None = None
     tensor_parallel_size: int = 1
     data_parallel_size: int = 1
     max_num_seqs: int = 256
@@ -28,4 +29,4 @@ class VllmOptions:
     @property
     def interpreter(self) -> str:
         """The interpreter to start."""
-        return os.path.expanduser(self.python) if self.python else sys.executable
+        return str(self.python or sys.executable)

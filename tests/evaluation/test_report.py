@@ -1,0 +1,75 @@
+"""The summary of answers that can be counted by hand."""
+
+from typing import Any
+
+import pytest
+
+from wdl.evaluation.report import summarise
+
+
+def answer(problem: str, status: str, stated: str | None = None, **more: Any) -> dict[str, Any]:
+    defaults = {"sample": 0, "finish_reason": "stop", "new_tokens": 10, "reference": "5"}
+    return {
+        "id": problem,
+        "status": status,
+        "answer": stated,
+        "second_opinion": None,
+        **defaults,
+        **more,
+    }
+
+
+def test_one_answer_per_problem() -> None:
+    summary = summarise(
+        [
+            answer("a", "correct", "5"),
+            answer("b", "wrong", "6", new_tokens=30),
+            answer("c", "cut_off", finish_reason="length", new_tokens=256),
+            answer("d", "could_not_grade", "?"),
+        ]
+    )
+    assert summary["accuracy"] == 0.25
+    assert summary["interval"] == pytest.approx((0.0456, 0.6994), abs=1e-4)  # Wilson, 1 of 4
+    counts = {key: summary[key] for key in ("correct", "wrong", "cut_off", "could_not_grade")}
+    assert counts == dict.fromkeys(counts, 1)
+    assert summary["cut_off_rate"] == 0.25
+    assert summary["new_tokens"] == (10 + 30 + 256 + 10) / 4
+    assert "majority" not in summary
+
+
+def test_several_answers_per_problem() -> None:
+    """The first problem's right answers look different, its wrong ones are equal numbers."""
+    summary = summarise(
+        [
+            *(answer("a", "correct", stated) for stated in ("5", "5.0", r"\frac{10}{2}")),
+            *(answer("a", "wrong", stated) for stated in ("6", "6.00")),
+            *(answer("b", "wrong", stated) for stated in ("x y", "XY", "7")),
+            *(answer("b", "correct", "5"), answer("b", "cut_off")),
+        ]
+    )
+    assert (summary["problems"], summary["samples"], summary["answers"]) == (2, 5, 10)
+    assert summary["accuracy"] == pytest.approx(0.4)
+    assert summary["majority"]["value"] == 0.5
+    # 1 - C(2,2)/C(5,2) = 9/10 and 1 - C(4,2)/C(5,2) = 4/10
+    assert summary["pass@2"]["value"] == pytest.approx((0.9 + 0.4) / 2)
+    assert summary["pass@5"]["value"] == 1
+    assert [key for key in summary if key.startswith("pass@")] == [
+        "pass@1",
+        "pass@2",
+        "pass@4",
+        "pass@5",
+    ]
+
+
+def test_lists_where_the_graders_disagree() -> None:
+    summary = summarise(
+        [
+            answer("a", "correct", "5", second_opinion=True),
+            answer("b", "correct", "5", second_opinion=False),
+            answer("c", "wrong", "6", second_opinion=True),
+            answer("d", "wrong", "6", second_opinion=None),
+            answer("e", "could_not_grade", "6", second_opinion=False),
+        ]
+    )
+    assert [row["id"] for row in summary["disagreements"]] == ["b", "c"]
+    assert summary["disagreements"][0]["second_opinion"] is False

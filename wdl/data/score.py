@@ -1,0 +1,87 @@
+"""``wdl score``: the entropy of every sample under a model, as a file.
+
+    wdl score --model runs/sft/latest/strong --data train.jsonl --out entropy_0.jsonl
+
+On several devices, each process scores a share: ``torchrun --nproc-per-node 8 -m wdl score ...``.
+A killed run goes on where it stopped when the same command is given again.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from wdl.data.interchange import EntropyTable
+from wdl.data.records import OnBadRow
+from wdl.data.samples import Corpus, TooLong
+from wdl.data.store import EntropyStore
+from wdl.errors import UserError
+from wdl.fingerprint import model_digest
+from wdl.models.branches import check_source, load_branch
+from wdl.paths import DataSource, InputPath, ModelSource
+
+
+def score(
+    model: ModelSource,
+    data: DataSource,
+    out: str,
+    key: str = "entropy_0",
+    add_to: InputPath | None = None,
+    system_prompt: str | None = None,
+    max_length: int = 4096,
+    too_long: TooLong = "drop",
+    on_bad_row: OnBadRow = "error",
+    cache: str = "runs/cache",
+) -> None:
+    """Mean token entropy of each answer, in nats: {"idx": 0, "entropy_0": 2.5}.
+
+    Args:
+        model: A Hugging Face folder or a name on the model hub.
+        data: Instruction data, as in wdl fit --data.path.
+        out: File to write.
+        key: Name of the scores in it.
+        add_to: A file of earlier scores, whose fields are written beside the new ones.
+        system_prompt: As in wdl fit --data.system_prompt.
+        max_length: Longest sample in tokens.
+        too_long: Whether longer samples are dropped or cut.
+        on_bad_row: Whether a faulty row stops the run or is left out with a warning.
+        cache: Folder for encoded data.
+    """
+    check_source(model, "--model")
+    others = None if add_to is None else EntropyTable.read(Path(add_to))
+    if others is not None and key in others.fields:
+        raise UserError(f"--key {key}: {add_to} has this field already; choose another name")
+    corpus = Corpus(data, model, Path(cache), system_prompt, max_length, too_long, on_bad_row)
+    samples = corpus.samples
+    if not len(samples):
+        raise UserError(f"--data: {data} holds no sample that is short enough; see --max_length")
+    device = scoring_device()
+    dtype = scoring_dtype(device)
+    store = EntropyStore(
+        Path(out), {**corpus.key(), "branch": model_digest(model), "dtype": str(dtype)}, key
+    )
+    if store.load() is None:
+        if others is not None:
+            others.find(samples.with_format("numpy")["idx"][:], missing="error")
+        store.score(
+            lambda: load_branch(model, dtype, device=device),
+            samples,
+            corpus.pad_token,
+            f"scoring {len(samples)} samples",
+            int(os.environ.get("RANK", 0)),
+            int(os.environ.get("WORLD_SIZE", 1)),
+        )
+    if store.finish(len(samples), others):
+        print(f"{len(samples)} entropies: {out}")
+
+
+def scoring_device() -> torch.device:
+    """This process's accelerator, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def scoring_dtype(device: torch.device) -> torch.dtype:
+    """What branches are scored in: bfloat16, as they are trained; float32 on a CPU."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
