@@ -9,6 +9,10 @@ only; the alternatives make logits for every position, of samples padded to 4,09
 one without padding. Linux only.
 """
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would count as CPU seconds
+
 import argparse
 import ctypes
 import json

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wdl.cli import main
 from wdl.data.encoding import encode_prompt
-from wdl.data.records import data_files, read_records
+from wdl.data.records import RecordReader
+from wdl.data.rows import data_files
 from wdl.models.branches import load_branch
 
 FOLDER = os.environ.get("WDL_BENCHMARK_DATA")
@@ -30,7 +31,7 @@ def _before_the_folder_changes() -> None:
 
 
 def test_every_row_is_read(gsm8k: Path) -> None:
-    records = read_records(data_files(gsm8k))
+    records = list(RecordReader(data_files(gsm8k)))
     assert len(records) == 1319 - 6  # six have no worked answer
     assert records[0]["completion"].endswith("The answer is 576.")
 

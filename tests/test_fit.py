@@ -14,6 +14,7 @@ import torch
 from conftest import CONFIGS
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wdl.data.records import RecordReader
@@ -102,6 +103,14 @@ def test_events_can_be_read_back(run: Path) -> None:
     tags = set(events.Tags()["scalars"])
     assert {"train/loss", "val/loss", "val/strong_loss", "val/weak_loss"} <= tags
     assert {"selection/unique", "selection/effective_sample_size"} <= tags
+    assert {"dynamics/margin/weak", "dynamics/margin/strong", "dynamics/margin/mixed"} <= tags
+    assert {"val/dynamics/hard_negatives/mass", "final/loss"} <= tags
+    (logged,) = events.Scalars("final/loss")
+    assert logged.value == pytest.approx(events.Scalars("val/loss")[-1].value)
+    metadata = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(metadata).session_start_info.hparams
+    assert settings["model/lam"].number_value == 0.5
+    assert "data/selection/weights" in settings
     losses = [event.value for event in events.Scalars("train/loss")]
     assert losses[-1] < losses[0]
 

@@ -18,6 +18,7 @@ VERBS = {
     "validate": "validation metrics of a checkpoint",
     "evaluate": "grade the answers of one or more models on benchmarks",
     "compare": "test whether one evaluated model is better than another",
+    "prepare": "verified samples of AM-DeepSeek-R1-Distilled, as one file",
     "score": "entropy of every sample under a model, as a file",
     "pipeline": "run stages in order, skipping what is done",
     "tiny": "write the embedded default: tiny Qwen3, tokenizer and arithmetic data",
@@ -26,6 +27,7 @@ VERBS = {
 FUNCTIONS = {
     "evaluate": ("wdl.evaluation.run", "evaluate"),
     "compare": ("wdl.evaluation.compare", "compare"),
+    "prepare": ("wdl.prepare", "prepare"),
     "score": ("wdl.data.score", "score"),
     "pipeline": ("wdl.pipeline", "run_pipeline"),
     "tiny": ("wdl.tiny", "write_tiny"),

@@ -6,14 +6,15 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from transformers.utils.logging import disable_progress_bar
 
+from wdl.callbacks.dynamics import DynamicsCharts
 from wdl.callbacks.evaluation import FinalEvaluation
 from wdl.callbacks.export import StrongExport
 from wdl.checkpoints import newest_checkpoint
@@ -33,7 +34,7 @@ class Parser(LightningArgumentParser):
 
 
 class RunFolder(SaveConfigCallback):
-    """Saves the whole configuration in the run's folder and points ``latest`` to it."""
+    """Saves the configuration in the run's folder and in its events, points ``latest`` to it."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Only a fit has a folder of its own."""
@@ -45,6 +46,20 @@ class RunFolder(SaveConfigCallback):
         assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir would wait for all
         folder = Path(trainer.logger.log_dir)
         point_to(folder.parent / "latest", folder)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Log the hyperparameters with what they led to, for TensorBoard's table of runs."""
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        settings = {key: self.config[key].as_dict() for key in ("model", "data")}
+        settings["trainer"] = {key: self.config.trainer[key] for key in ("max_epochs", "precision")}
+        metrics = {
+            f"final/{name.removeprefix('val/')}": value.item()
+            for name, value in trainer.logged_metrics.items()
+            if name.startswith("val/") and name.endswith("loss")
+        }
+        trainer.logger.log_hyperparams(
+            {**settings, "seed": self.config.seed_everything}, metrics, step=trainer.global_step
+        )
 
 
 class WeakDrivenCLI(LightningCLI):
@@ -120,6 +135,7 @@ def run(args: list[str]) -> None:
             WeakDrivenModule,
             WeakDrivenDataModule,
             save_config_callback=RunFolder,
+            trainer_defaults={"callbacks": [DynamicsCharts()]},
             seed_everything_default=42,
             parser_kwargs={
                 verb: {"usage": f"wdl {verb} --config FILE [--config FILE ...] [options]"}

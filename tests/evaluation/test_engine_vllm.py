@@ -100,7 +100,7 @@ def test_both_engines_give_the_same_answers(
 def test_samples_have_seeds_of_their_own(
     vllm: VllmEngine, requests: list[Request], greedy: Sampling
 ) -> None:
-    sampling = Sampling(16, 1.0, 0.95, 42, greedy.stop_tokens)
+    sampling = Sampling(32, 2.0, 1.0, 42, greedy.stop_tokens)
     first = requests[0]
     several = [Request(first.id, sample, first.prompt) for sample in range(8)]
     answers = collect(vllm.generate(several, sampling))

@@ -50,18 +50,26 @@ def test_the_table_is_large_and_mixed() -> None:
     ) == len(CASES)
 
 
+def children() -> set[str]:
+    """Process ids of this process's children."""
+    files = [thread / "children" for thread in Path("/proc/self/task").iterdir()]
+    return {child for file in files for child in file.read_text().split()}
+
+
 def _counts(key: str) -> Counter:
     return Counter(case[key] for case in CASES)
 
 
 def test_a_hanging_answer_costs_its_limit_and_no_other_answer() -> None:
     tower = task("10^{10^{10^{10}}}", "5")
+    before = children()
     began = time.monotonic()
     with Grader(workers=1, limit=2) as grader:
         grades = grader.grade([task("2+3", "5"), tower, task("x^2", "x \\cdot x")])
     assert time.monotonic() - began < 30
     assert [grade.status for grade in grades] == ["correct", "could_not_grade", "correct"]
     assert grades[1].detail == "no answer within 2 s"
+    assert children() == before
 
 
 def test_a_crashing_worker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

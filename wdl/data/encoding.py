@@ -198,3 +198,12 @@ def collate_pack(
         "sample_ids": torch.tensor(list(sample_ids), dtype=torch.int64),
         "denominator": denominator,
     }
+
+
+def completion_tokens(batch: Batch) -> Tensor:
+    """Completion tokens [S] int64 of each sample, in the order of their labels."""
+    counted = batch["labels"] != IGNORE_INDEX
+    if "segments" not in batch:
+        return counted.sum(1)
+    before = torch.nn.functional.pad(counted[0].cumsum(0), (1, 0))
+    return before[batch["segments"]["cu_seq_lens_q"]].diff()

@@ -58,14 +58,12 @@ def _multiply(out: Tensor, hidden: Tensor, head: Tensor) -> None:
 def _entropy_(logits: Tensor) -> Tensor:
     """ln(1+S) − Σ z·e^z / (1+S), z shifted by its maximum, S = Σe^z without that maximum.
 
-    Leaving the largest term, 1, out of the sum keeps every digit of small entropies. Overwrites
-    ``logits`` [C, V].
+    The largest term is exactly 1; taken off in float64, it leaves every digit of small entropies.
+    Overwrites ``logits`` [C, V].
     """
-    highest, place = logits.max(dim=-1, keepdim=True)
-    logits -= highest
+    logits -= logits.amax(dim=-1, keepdim=True)
     weights = logits.exp()
-    weights.scatter_(1, place, 0)
-    others = weights.sum(dim=-1)
+    others = weights.sum(dim=-1, dtype=torch.float64) - 1
     expected = torch.linalg.vecdot(weights, logits)
     return others.log1p() - expected / (1 + others)
 

@@ -138,23 +138,25 @@ def _test(first: dict[str, Graded], second: dict[str, Graded]) -> dict[str, Any]
 
 
 def _print(result: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"A = {result['a']}\nB = {result['b']}", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(
-        ("benchmark", "A", "B", "B - A", "95 % interval", "gained", "lost", "p")
+        ("benchmark", "A", "B", "B - A", "95 %", "gained", "lost", "p")
     ):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
     rows = result["benchmarks"] | ({"overall": result["overall"]} if "overall" in result else {})
     for name, row in rows.items():
         low, high = row["interval"]
         table.add_row(
             *(name, f"{row['accuracy_a']:.1%}", f"{row['accuracy_b']:.1%}"),
-            *(f"{row['difference']:+.1%}", f"{low:+.1%} – {high:+.1%}"),
+            *(f"{row['difference']:+.1%}", f"{100 * low:+.1f} – {high:+.1%}"),
             *(str(len(row["gained"])), str(len(row["lost"])), f"{row['p_value']:.3g}"),
         )
     console = Console()
+    console.print(f"A = {result['a']}\nB = {result['b']}", highlight=False)
     console.print(table)
     for note in result["notes"]:
         console.print(f"note: {note}", highlight=False)

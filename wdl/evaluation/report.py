@@ -60,20 +60,22 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
 
 def print_results(summary: dict[str, Any]) -> None:
     """The accuracies of a ``summary.json`` as a table on the screen."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     protocol = summary["protocol"]
-    table = Table(title=f"protocol {protocol['name']} v{protocol['version']}")
-    columns = ("model", "benchmark", "accuracy", "95 % interval", "correct", "cut off", "ungraded")
+    title = f"protocol {protocol['name']} v{protocol['version']}"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    columns = ("model", "benchmark", "accuracy", "95 %", "correct", "cut off", "ungraded")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right")
+        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
     for label, benchmarks in summary["models"].items():
         for benchmark, record in benchmarks.items():
             found = record["results"]
             low, high = found["interval"]
             table.add_row(
-                *(label, benchmark, f"{found['accuracy']:.1%}", f"{low:.1%} – {high:.1%}"),
+                *(label, benchmark, f"{found['accuracy']:.1%}", f"{100 * low:.1f}–{high:.1%}"),
                 f"{found['correct']}/{found['answers']}",
                 *(str(found["cut_off"]), str(found["could_not_grade"])),
             )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from wdl.errors import UserError
+from wdl.models.packed_attention import Segments, use_packed_attention
 
 _LOGIT_CHANGES = {
     "final_logit_softcapping": None,
@@ -122,9 +124,27 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
     return model.get_output_embeddings()
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states [B, T, H], after the final norm: what the output head reads."""
-    output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    segments: Segments | None = None,
+) -> Tensor:
+    """Last hidden states [B, T, H], after the final norm: what the output head reads.
+
+    Args:
+        model: A branch.
+        input_ids: [B, T].
+        attention_mask: [B, T], None for a pack.
+        segments: The borders of the samples in a pack, from which on the model reads only packs.
+    """
+    borders: dict[str, Any] = {}
+    if segments is not None:
+        use_packed_attention(model)
+        borders.update(segments)
+    output = model.base_model(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **borders
+    )
     return output.last_hidden_state
 
 

@@ -6,6 +6,7 @@ Without a weak branch z = λ·z_strong: plain SFT at λ = 1, the scale-only cont
 strong branch is kept afterwards.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
@@ -16,11 +17,30 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
-from wdl.data.encoding import Batch
+from wdl.data.encoding import Batch, completion_tokens
 from wdl.errors import UserError
+from wdl.metrics.dynamics import MeanDynamics
 from wdl.models.branches import hidden_states, load_branch, output_head
+from wdl.models.chunk_statistics import DynamicsLevel
 from wdl.models.mixed_loss import mixed_linear_cross_entropy
 from wdl.paths import ModelSource
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Which statistics of the logits a run records, and how often.
+
+    Args:
+        level: ``off``: none. ``cheap``: in training, target and mean non-target logit and their
+            margin, which cost nothing measurable; in validation everything. ``full``: everything.
+        every_n_steps: In training, record every n-th optimizer step, from the first.
+    """
+
+    level: DynamicsLevel = "full"
+    every_n_steps: int = 10
+
+
+DEFAULT_DYNAMICS = Dynamics()
 
 
 class WeakDrivenModule(pl.LightningModule):
@@ -31,12 +51,14 @@ class WeakDrivenModule(pl.LightningModule):
         weak: The earlier state, or null for plain SFT. It may have another hidden size, never
             another vocabulary.
         lam: λ, the share of the strong branch in the mixture, in [0, 1].
-        train_weak: Whether the weak branch trains too (paper v2) or stays as it is (paper v1).
+        train_weak: Whether the weak branch trains too (paper v2) or stays as it is (paper v1); then
+            checkpoints leave it out, and resuming reads it from ``weak`` again.
         pretrained: False starts the strong branch from random weights, by its configuration.
         optimizer: Optimizer of everything that trains.
         schedule: Course of the learning rate after the warm-up.
         warmup: Share of the optimizer steps in which the learning rate rises from 0.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        dynamics: What to record of the logits.
     """
 
     def __init__(
@@ -52,6 +74,7 @@ class WeakDrivenModule(pl.LightningModule):
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup: float = 0.1,
         gradient_checkpointing: bool = False,
+        dynamics: Dynamics = DEFAULT_DYNAMICS,
     ) -> None:
         super().__init__()
         if not 0 <= lam <= 1:
@@ -59,6 +82,10 @@ class WeakDrivenModule(pl.LightningModule):
         if not 0 <= warmup <= 1:
             raise UserError(
                 f"model.warmup: {warmup} is a share of the steps; it must lie in [0, 1]"
+            )
+        if dynamics.every_n_steps < 1:
+            raise UserError(
+                f"model.dynamics.every_n_steps: {dynamics.every_n_steps} must be at least 1"
             )
         self.sources = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
         self.lam = lam
@@ -68,6 +95,10 @@ class WeakDrivenModule(pl.LightningModule):
         self.schedule = schedule
         self.warmup = warmup
         self.gradient_checkpointing = gradient_checkpointing
+        self.dynamics = dynamics
+        paired = weak is not None
+        self.train_dynamics = MeanDynamics(dynamics.level == "full", paired)
+        self.val_dynamics = MeanDynamics(True, paired, histograms=True)
         self.branches = nn.ModuleDict()
         self.val_losses = nn.ModuleDict()
         self._step_loss: Tensor | float = 0.0
@@ -89,18 +120,28 @@ class WeakDrivenModule(pl.LightningModule):
         for name, source in self.sources.items():
             pretrained = self.pretrained or name == "weak"
             branch = load_branch(source, torch.get_default_dtype(), pretrained)
-            if self.gradient_checkpointing:
+            if name == "weak" and not self.train_weak:
+                branch.requires_grad_(False).eval()
+            elif self.gradient_checkpointing:
                 branch.gradient_checkpointing_enable({"use_reentrant": False})
             self.branches[name] = branch
-        if self.weak is not None and not self.train_weak:
-            self.weak.requires_grad_(False)
+        if not self.train_weak:
+            self.register_state_dict_post_hook(_leave_out_weak)
+            self.register_load_state_dict_post_hook(_expect_no_weak)
         losses = ("loss", *(f"{name}_loss" for name in self.sources))
         self.val_losses.update({name: MeanMetric() for name in losses})
 
-    def forward(self, batch: Batch, lam: float, branches: tuple[str, ...]) -> Tensor:
+    def forward(
+        self,
+        batch: Batch,
+        lam: float,
+        branches: tuple[str, ...],
+        record: MeanDynamics | None = None,
+    ) -> Tensor:
         """Cross-entropy on the mixture of ``branches``, summed and divided by the denominator.
 
         Computed here, inside the strategy's forward, so that sharded output heads are at hand.
+        The dynamics, too, are added to ``record`` here.
         """
         labels = batch["labels"].flatten()
         hidden, heads = [], []
@@ -108,33 +149,46 @@ class WeakDrivenModule(pl.LightningModule):
             branch = cast(PreTrainedModel, self.branches[name])
             trains = torch.is_grad_enabled() and (name == "strong" or self.train_weak)
             with torch.set_grad_enabled(trains):
-                states = hidden_states(branch, batch["input_ids"], batch["attention_mask"])
+                states = hidden_states(
+                    branch, batch["input_ids"], batch["attention_mask"], batch.get("segments")
+                )
             hidden.append(states.flatten(0, 1))
             heads.append(output_head(branch).weight)
         hidden_weak, head_weak = (hidden[1], heads[1]) if len(branches) > 1 else (None, None)
-        return mixed_linear_cross_entropy(
-            hidden[0],
-            heads[0],
-            hidden_weak,
-            head_weak,
-            labels,
-            lam,
-            denominator=batch["denominator"],
-        )
+        pair = hidden[0], heads[0], hidden_weak, head_weak, labels, lam
+        denominator = batch["denominator"]
+        if record is None:
+            return mixed_linear_cross_entropy(*pair, denominator=denominator)
+        level: Literal["cheap", "full"] = "full" if record.full else "cheap"
+        loss, dynamics = mixed_linear_cross_entropy(*pair, denominator=denominator, dynamics=level)
+        record.update(dynamics, completion_tokens(batch), len(heads[0]))
+        return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mixed loss of one micro-batch, scaled so that steps average over completion tokens."""
-        loss = self(batch, self.lam, tuple(self.sources))
+        recorded = self.global_step % self.dynamics.every_n_steps == 0
+        record = self.train_dynamics if recorded and self.dynamics.level != "off" else None
+        loss = self(batch, self.lam, tuple(self.sources), record)
         self._step_loss = self._step_loss + loss.detach()
         # the trainer averages over accumulated micro-batches and ranks; the loss is their sum
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the loss of each whole optimizer step."""
+        """Log the loss of each whole optimizer step, and the dynamics that it recorded."""
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             loss = self.trainer.strategy.reduce(self._step_loss, reduce_op="sum")
             self.log("train/loss", loss, prog_bar=True)
             self._step_loss = 0.0
+            if self.train_dynamics.update_called:
+                self._write_dynamics()
+
+    def _write_dynamics(self) -> None:
+        """To the logger at once, since Lightning's own cadence is another."""
+        means = self.train_dynamics.compute().means
+        self.train_dynamics.reset()
+        if self.logger is not None:
+            scalars = {f"dynamics/{name}": mean.item() for name, mean in means.items()}
+            self.logger.log_metrics(scalars, step=self.global_step - 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Per-token losses of the mixture and of each branch alone."""
@@ -144,10 +198,18 @@ class WeakDrivenModule(pl.LightningModule):
         mixtures = {"loss": (self.lam, tuple(self.sources))}
         mixtures |= {f"{name}_loss": (1.0, (name,)) for name in self.sources}
         for name, (lam, branches) in mixtures.items():
-            value = self(batch, lam, branches)
+            record = self.val_dynamics if name == "loss" and self.dynamics.level != "off" else None
+            value = self(batch, lam, branches, record)
             metric = cast(MeanMetric, self.val_losses[name])
             metric.update(value, weight=tokens)
             self.log(f"val/{name}", metric, prog_bar=name == "loss", batch_size=1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the dynamics of all validation tokens."""
+        if self.dynamics.level != "off":
+            means = self.val_dynamics.compute().means
+            self.val_dynamics.reset()
+            self.log_dict({f"val/dynamics/{name}": mean for name, mean in means.items()})
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
@@ -164,3 +226,14 @@ class WeakDrivenModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def _leave_out_weak(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    # by name, since DeepSpeed's way to leave out what is frozen misses tied heads
+    for key in [key for key in state if key.startswith(f"{prefix}branches.weak.")]:
+        del state[key]
+
+
+def _expect_no_weak(module: nn.Module, incompatible: Any) -> None:
+    missing: list[str] = incompatible.missing_keys
+    missing[:] = [key for key in missing if not key.startswith("branches.weak.")]

@@ -1,0 +1,115 @@
+"""Attention over packs: several samples in one row, none of which sees another.
+
+CUDA runs torch's variable-length kernel. A CPU attends segment by segment, which costs no more than
+the samples alone; a dense block-diagonal mask would cost more than the padding it saves.
+
+Registered with transformers as ``wdl_packed``. A branch that uses it reads packs and nothing else:
+without the borders it refuses, where other attentions would mix the samples without a word.
+"""
+
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+NAME = "wdl_packed"
+_KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+
+
+class Segments(TypedDict):
+    """Where the samples of a pack stand, as transformers' models take it.
+
+    Attributes:
+        position_ids: [1, T] int64, counted from 0 in each sample.
+        cu_seq_lens_q: [samples + 1] int32, where samples begin, and the end.
+        cu_seq_lens_k: The same.
+        max_length_q: Tokens of the longest sample.
+        max_length_k: The same.
+    """
+
+    position_ids: Tensor
+    cu_seq_lens_q: Tensor
+    cu_seq_lens_k: Tensor
+    max_length_q: int
+    max_length_k: int
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Let ``model`` read packs from now on (so also when activations are recomputed)."""
+    if model.config._attn_implementation != NAME:
+        model.set_attn_implementation(NAME)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each segment, by the interface of transformers.
+
+    Args:
+        module: The attention layer.
+        query: [1, heads, T, D].
+        key: [1, key heads, T, D], each of which serves as many query heads as there are more.
+        value: [1, key heads, T, D].
+        attention_mask: None; the borders say it all.
+        scaling: Of the scores; 1/√D by default.
+        dropout: Of the attention weights; 0.
+        sliding_window: Tokens that each one sees, itself included; None for all.
+        cu_seq_lens_q: [segments + 1] int32, where segments begin, and the end.
+        max_length_q: Tokens of the longest segment.
+        **others: What transformers hands to every attention.
+
+    Returns:
+        [1, T, heads, D], and no weights.
+
+    Raises:
+        RuntimeError: There are no borders, or dropout is asked for.
+    """
+    if cu_seq_lens_q is None or max_length_q is None or dropout:
+        raise RuntimeError("packed attention needs the borders of its segments, and no dropout")
+    groups = query.shape[1] // key.shape[1]
+    q, k, v = query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    window = sliding_window if sliding_window and sliding_window < max_length_q else None
+    if query.is_cuda and query.dtype in _KERNEL_DTYPES:
+        from torch.nn.attention.varlen import varlen_attn
+
+        q, k, v = (part[0].transpose(0, 1).contiguous() for part in (q, k, v))
+        left = -1 if window is None else window - 1
+        borders, longest = cu_seq_lens_q, max_length_q
+        out = varlen_attn(
+            q, k, v, borders, borders, longest, longest, scale=scaling, window_size=(left, 0)
+        )
+        assert isinstance(out, Tensor)
+        return out[None], None
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = zip(*(part.split(lengths, dim=2) for part in (q, k, v)), strict=True)
+    segments = [_attend(q, k, v, scaling, window) for q, k, v in parts]
+    return torch.cat(segments, dim=2).transpose(1, 2), None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
+    """One segment, [1, heads, tokens, D]."""
+    tokens = q.shape[2]
+    if window is None or window >= tokens:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
+    return F.scaled_dot_product_attention(q, k, v, seen.triu(1 - window), scale=scaling)
+
+
+def _no_mask(*args: Any, **options: Any) -> None:
+    """The mask that transformers asks for: there is none."""
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, _no_mask)
