@@ -1,6 +1,6 @@
 """Real vLLM on the embedded pair, started twice: its answers, its death, and the whole command.
 
-Its interpreter is .venv-vllm/bin/python, or what WDL_VLLM_PYTHON names.
+Its interpreter is .venv-vllm/bin/python (made by ``make test``), or what WDL_VLLM_PYTHON names.
 """
 
 import json
@@ -28,7 +28,6 @@ from wdl.evaluation.vllm_options import VllmOptions
 from wdl.paths import InputPath
 
 INTERPRETER = Path(os.environ.get("WDL_VLLM_PYTHON", REPOSITORY / ".venv-vllm/bin/python"))
-pytestmark = pytest.mark.skipif(not INTERPRETER.exists(), reason=f"no vLLM at {INTERPRETER}")
 STRONG = CONFIGS / "tiny" / "strong"
 HELDOUT = CONFIGS / "tiny" / "heldout.jsonl"
 OPTIONS = VllmOptions(python=InputPath(INTERPRETER.absolute()))

@@ -1,6 +1,7 @@
 """``wdl evaluate`` from the command to the files, killed and resumed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -227,3 +228,33 @@ def test_paths_in_a_yaml_are_meant_from_its_folder(
     monkeypatch.chdir(elsewhere)
     main(["evaluate", "--config", "../options.yaml"])
     assert (elsewhere / "out/m/arithmetic.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fault"),
+    [
+        ("config.json", 10, "config.json is broken"),
+        ("model.safetensors", 100, "model.safetensors is damaged"),
+        ("model.safetensors", -4, "model.safetensors is damaged"),
+        ("chat_template.jinja", None, "the tokenizer has no chat template"),
+    ],
+)
+def test_a_damaged_model_is_one_line(
+    pair: tuple[Path, Path],
+    data: Path,
+    name: str,
+    size: int | None,
+    fault: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damaged = Path("damaged")
+    shutil.copytree(pair[0], damaged)
+    whole = (damaged / name).read_bytes()
+    (damaged / name).unlink()
+    if size is not None:
+        (damaged / name).write_bytes(whole[:size])
+    with pytest.raises(SystemExit) as exit_:
+        main([*command(pair, data, "quick", "out"), "--model", "damaged"])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert fault in line

@@ -1,5 +1,6 @@
 """What the options of ``wdl evaluate`` name: models, and the files of benchmarks."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from jsonargparse.typing import register_type
+from safetensors import SafetensorError, safe_open
 
 from wdl.errors import UserError
 from wdl.evaluation.benchmarks import Benchmark
@@ -91,9 +93,23 @@ def _model_fault(source: str) -> str | None:
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             return f"the folder holds no {name}; give a Hugging Face model folder"
+    try:
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        return f"config.json is broken ({error}); copy or export the model again"
     if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
         return "the folder holds no weights; give a trained model"
-    return None
+    faults = (_damage(file) for file in sorted(folder.glob("*.safetensors")))
+    return next((fault for fault in faults if fault), None)
+
+
+def _damage(file: Path) -> str | None:
+    """What is wrong with a file of weights that was cut off or overwritten."""
+    try:
+        with safe_open(file, framework="np"):
+            return None
+    except SafetensorError as error:
+        return f"{file.name} is damaged ({error}); copy or export the model again"
 
 
 def load_data(benchmarks: Sequence[Benchmark], data: str | None) -> list[ProblemSet]:
