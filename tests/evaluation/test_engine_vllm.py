@@ -1,6 +1,6 @@
 """Real vLLM on the embedded pair, started twice: its answers, its death, and the whole command.
 
-Its interpreter is .venv-vllm/bin/python (made by ``make test``), or what WDL_VLLM_PYTHON names.
+Its interpreter is .venv-vllm/bin/python, which ``make test`` sets up, or that of WDL_VLLM_PYTHON.
 """
 
 import json

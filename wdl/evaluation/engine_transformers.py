@@ -39,7 +39,7 @@ class TransformersEngine:
         self.tokenizer = AutoTokenizer.from_pretrained(source)
 
     @staticmethod
-    def describe() -> dict[str, str]:
+    def describe() -> dict[str, str | int]:
         """What decides about rounding on this machine, for the record."""
         device, dtype = _device()
         return {
@@ -48,6 +48,7 @@ class TransformersEngine:
             "torch": torch.__version__,
             "dtype": str(dtype).removeprefix("torch."),
             "device": device.type,
+            "max_rows": MAX_ROWS,
         }
 
     def generate(
