@@ -5,7 +5,6 @@ gets back the memory.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +16,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from wdl.data.module import WeakDrivenDataModule
+from wdl.evaluation.apart import EvaluationFailed, environment_without_ranks, evaluate_apart
+from wdl.evaluation.views import write_tensorboard
 from wdl.files import write_json
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import InputPath
 
 CONTROL = "sft_control"
-_LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class FinalEvaluation(Callback):
@@ -74,21 +74,27 @@ class FinalEvaluation(Callback):
                 trained = json.loads((control / "results.json").read_text())
                 results["tokens"][CONTROL] = trained["tokens"]["strong_after"]
         if self.benchmark is not None:
-            results |= self._grade(models, run / "evaluation")
+            out = run / "evaluation"
+            results |= self._grade(models, out, trainer.logger, trainer.global_step)
         write_json(run / "results.json", results)
         rank_zero_info(f"results: {run / 'results.json'}")
 
-    def _grade(self, models: dict[str, str], out: Path) -> dict[str, Any]:
+    def _grade(
+        self, models: dict[str, str], out: Path, logger: TensorBoardLogger, step: int
+    ) -> dict[str, Any]:
         """Exact match of each model, by ``wdl evaluate``."""
-        labelled = ",".join(f"{label}={folder}" for label, folder in models.items())
         options = ["--benchmarks", str(self.benchmark), "--protocol", self.protocol]
         if self.data is not None:
             options += ["--data", str(self.data)]
-        if _wdl("evaluate", "--model", labelled, *options, "--out", str(out)):
-            rank_zero_warn("the evaluation failed, see above; the run itself is complete")
+        try:
+            summary = evaluate_apart(models, out, options)
+        except EvaluationFailed as failure:
+            rank_zero_warn(f"the evaluation failed ({failure}), see above; the run is complete")
             return {}
-        graded = json.loads((out / "summary.json").read_text())["models"]
-        results = {label: graded[label][self.benchmark]["results"] for label in models}
+        write_tensorboard(summary, out, logger.experiment, step)
+        results = {
+            label: graded[self.benchmark]["results"] for label, graded in summary["models"].items()
+        }
         return {
             "exact_match": {label: result["accuracy"] for label, result in results.items()},
             "interval_95": {label: result["interval"] for label, result in results.items()},
@@ -109,21 +115,16 @@ def _starting_points(module: WeakDrivenModule) -> dict[str, str]:
 def train_control(run: Path, tokens: int) -> Path | None:
     """Plain SFT with the settings of ``run``, on ``tokens`` tokens an epoch; its run folder."""
     rank_zero_info(f"training the control: plain SFT on {tokens} tokens an epoch")
-    failed = _wdl(
-        *("fit", "--config", str(run / "config.yaml")),
+    flags = [
+        *("--config", str(run / "config.yaml")),
         *("--runs", str(run), "--name", CONTROL, "--ckpt_path", "null"),
         *("--model.weak", "null", "--model.lam", "1"),
         *("--data.selection.weights", "uniform"),
         *("--data.selection.draw", "without_replacement", "--data.selection.tokens", str(tokens)),
         *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),
-    )
-    if failed:
+    ]
+    command = [sys.executable, "-m", "wdl", "fit", *flags]
+    if subprocess.run(command, env=environment_without_ranks()).returncode:
         rank_zero_warn("the control failed, see above; the run itself is complete")
         return None
     return (run / CONTROL / "latest").resolve()
-
-
-def _wdl(*args: str) -> int:
-    """Exit code of a ``wdl`` command that knows nothing of this process's ranks."""
-    environment = {name: v for name, v in os.environ.items() if name not in _LAUNCHER}
-    return subprocess.run([sys.executable, "-m", "wdl", *args], env=environment).returncode

@@ -44,7 +44,7 @@ def evaluate_apart(
     before = _version(summary)
     process = subprocess.Popen(
         [sys.executable, "-m", "wdl", "evaluate", "--model", labelled, "--out", str(out), *options],
-        env={name: value for name, value in os.environ.items() if name not in _LAUNCHER},
+        env=environment_without_ranks(),
         start_new_session=True,
     )
     try:
@@ -59,6 +59,11 @@ def evaluate_apart(
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise EvaluationFailed(reason)
     return json.loads(summary.read_text(encoding="utf-8"))
+
+
+def environment_without_ranks() -> dict[str, str]:
+    """This process's environment, less what makes it one rank of several."""
+    return {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
 
 
 def _version(file: Path) -> int | None:

@@ -1,0 +1,40 @@
+"""The README's commands are the real ones."""
+
+import re
+import shlex
+
+import pytest
+from conftest import REPOSITORY
+
+from wdl.cli import FUNCTIONS, VERBS, main
+
+README = (REPOSITORY / "README.md").read_text()
+COMMANDS = [
+    shlex.split(command.replace("\\\n", " "), comments=True)
+    for command in re.findall(r"^\$ ((?:.*\\\n)*.*)$", README, flags=re.MULTILINE)
+]
+FITS = [words[1:] for words in COMMANDS if words[0] == "wdl" and words[1] not in FUNCTIONS]
+
+
+def test_the_two_commands_are_in_the_makefile() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = [words[1] for words in COMMANDS if words[0] == "make"]
+    assert targets == ["demo", "test"]
+    assert all(f"\n{target}:" in makefile for target in targets)
+    assert "fit --config configs/joint.yaml --name demo" in makefile
+
+
+@pytest.mark.parametrize("words", FITS, ids=" ".join)
+def test_every_run_parses(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--print_config"])
+    assert end.value.code == 0
+
+
+def test_every_verb_is_mentioned() -> None:
+    assert len(FITS) >= 5
+    missing = [verb for verb in VERBS if f"wdl {verb}" not in README and f"`{verb}`" not in README]
+    assert missing in ([], ["tiny"])  # the recipe's own verb
