@@ -8,15 +8,41 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from wdl.tiny import write_tiny_architecture
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
+SIZES: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+ARCHITECTURES = {
+    "qwen3-tied": Qwen3Config(**SIZES, tie_word_embeddings=True),
+    "qwen3-untied": Qwen3Config(**SIZES, tie_word_embeddings=False),
+    "qwen2": Qwen2Config(**SIZES),
+    "llama": LlamaConfig(**SIZES),
+    "gemma3": Gemma3TextConfig(**SIZES),
+}
 
 
 @pytest.fixture(autouse=True)

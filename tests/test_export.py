@@ -2,48 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from conftest import ARCHITECTURES
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma3TextConfig,
     GenerationConfig,
-    LlamaConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from wdl import export
 from wdl.export import export_model, gather_weights
 from wdl.models.branches import load_branch
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-}
 
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        Qwen3Config(**SIZES, tie_word_embeddings=True),
-        Qwen3Config(**SIZES, tie_word_embeddings=False),
-        Qwen2Config(**SIZES),
-        LlamaConfig(**SIZES),
-        Gemma3TextConfig(**SIZES),
-    ],
-    ids=["qwen3-tied", "qwen3-untied", "qwen2", "llama", "gemma3"],
-)
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_reloaded_logits_are_equal(
     config: PretrainedConfig, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path

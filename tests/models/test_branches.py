@@ -2,19 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from conftest import ARCHITECTURES, SIZES
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
-    Gemma3TextConfig,
     GraniteConfig,
-    LlamaConfig,
     PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from wdl.errors import UserError
@@ -26,16 +22,6 @@ from wdl.models.branches import (
     output_head,
 )
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-}
-
 
 def write_model(config: PretrainedConfig, folder: Path) -> str:
     torch.manual_seed(0)
@@ -43,17 +29,7 @@ def write_model(config: PretrainedConfig, folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        Qwen3Config(**SIZES, tie_word_embeddings=True),
-        Qwen3Config(**SIZES, tie_word_embeddings=False),
-        Qwen2Config(**SIZES),
-        LlamaConfig(**SIZES),
-        Gemma3TextConfig(**SIZES),
-    ],
-    ids=["qwen3-tied", "qwen3-untied", "qwen2", "llama", "gemma3"],
-)
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_logits_are_hidden_times_head(config: PretrainedConfig, tmp_path: Path) -> None:
     branch = load_branch(write_model(config, tmp_path))
     assert branch.training

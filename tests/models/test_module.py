@@ -7,12 +7,19 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from conftest import ARCHITECTURES
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import collate, encode, end_of_turn
 from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
+from wdl.export import export_model, gather_weights
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
 from wdl.strategies import DeepSpeed
@@ -178,3 +185,23 @@ def test_lam_is_a_share(lam: float) -> None:
 def test_a_weak_branch_of_another_hidden_size(sums: Path, make_branch: Callable[..., Path]) -> None:
     module, _ = fit(sums, make_branch(hidden_size=64), make_branch())
     assert module.strong.config.hidden_size == 64
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_every_architecture_fits_exports_and_reloads(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, sums: Path, tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("strong", "weak")):
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    module, _ = fit(sums, tmp_path / "strong", tmp_path / "weak", max_steps=2)
+    export_model(module.strong, gather_weights(module.strong), tokenizer, tmp_path / "after")
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("strong", "after")
+    )
+    ids = torch.arange(2, 14).view(2, 6)
+    with torch.no_grad():
+        trained = module.strong.eval()(ids).logits
+        assert torch.equal(after(ids).logits, trained)
+        assert not torch.equal(before(ids).logits, trained)
