@@ -15,8 +15,9 @@ from transformers import (
 )
 
 from wdl import export
-from wdl.export import export_model, gather_weights
+from wdl.export import export_model
 from wdl.models.branches import load_branch
+from wdl.shards import gather_weights
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
@@ -30,7 +31,7 @@ def test_reloaded_logits_are_equal(
     with torch.no_grad():
         for parameter in branch.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong", {})
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "strong")
     assert reloaded.dtype == dtype
     ids = torch.randint(300, (2, 9))
@@ -44,7 +45,7 @@ def test_generation_stops_at_every_end_token(
     # as in Qwen3 Base: the configuration ends a text, the tokenizer a turn
     end_of_text = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     branch = load_branch(str(make_branch(eos_token_id=end_of_text)))
-    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong", {})
     ends = GenerationConfig.from_pretrained(tmp_path / "strong").eos_token_id
     assert {end_of_text, tokenizer.convert_tokens_to_ids("<|im_end|>")} <= set(ends)
 
@@ -53,7 +54,7 @@ def test_the_folder_is_complete(
     make_branch: Callable[..., Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     branch = load_branch(str(make_branch()))
-    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong", {})
     files = {file.name for file in (tmp_path / "strong").iterdir()}
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= files
     reloaded = AutoTokenizer.from_pretrained(tmp_path / "strong")
@@ -75,7 +76,7 @@ def test_an_export_that_would_differ_leaves_nothing(
 
     monkeypatch.setattr(export, "_check_written", check_changed)
     with pytest.raises(RuntimeError, match="was not written as it is in the model"):
-        export_model(branch, weights, tokenizer, tmp_path / "strong")
+        export_model(branch, weights, tokenizer, tmp_path / "strong", {})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,6 +84,6 @@ def test_a_branch_that_began_at_random(
     architecture: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     branch = load_branch(str(architecture), pretrained=False)
-    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong")
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong", {})
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "strong")
     assert torch.equal(reloaded.lm_head.weight, branch.lm_head.weight)

@@ -1,6 +1,71 @@
-"""Finding the checkpoint that a killed run goes on from."""
+"""Checkpoints on disk: which are complete, which is the newest, and what is in them.
 
+Most strategies write a file. DeepSpeed writes a folder with files of every process; it gets a
+manifest of these files as the last of them, and its name only then, so that half of a checkpoint,
+or of a copy of one, is never taken for a whole one.
+"""
+
+import contextlib
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from wdl.errors import UserError
+from wdl.files import write_json
+from wdl.pickles import refuse_foreign_code
+
+TAG = "checkpoint"
+"""Folder that DeepSpeed's files stand in, inside a checkpoint."""
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a DeepSpeed checkpoint consists of.
+
+    Args:
+        stage: ZeRO stage that wrote it.
+        world_size: Number of processes that wrote it.
+        files: Bytes of each file, by its path inside the checkpoint.
+    """
+
+    stage: int
+    world_size: int
+    files: dict[str, int]
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Manifest | None":
+        """The manifest of a checkpoint folder, if it has a readable one."""
+        try:
+            return cls(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def write_manifest(checkpoint: Path, stage: int, world_size: int) -> None:
+    """List the files of ``checkpoint``, all of which must have been written."""
+    files = {
+        str(file.relative_to(checkpoint)): file.stat().st_size
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file()
+    }
+    write_json(checkpoint / MANIFEST, asdict(Manifest(stage, world_size, files)))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether nothing of a checkpoint is missing or cut short."""
+    if checkpoint.is_file():
+        return zipfile.is_zipfile(checkpoint)  # a zip file's directory is at its end
+    manifest = Manifest.read(checkpoint)
+    return manifest is not None and all(
+        (file := checkpoint / name).is_file() and file.stat().st_size == size
+        for name, size in manifest.files.items()
+    )
 
 
 def newest_checkpoint(runs: Path) -> Path | None:
@@ -9,14 +74,83 @@ def newest_checkpoint(runs: Path) -> Path | None:
     Args:
         runs: Folder of a named run, which holds ``version_N/checkpoints/``.
     """
-    complete = {
-        mark.stat().st_mtime_ns: checkpoint
-        for checkpoint in runs.glob("version_*/checkpoints/*.ckpt")
-        if (mark := _completion_mark(checkpoint)).is_file()
-    }
-    return complete[max(complete)] if complete else None
+    complete = filter(is_complete, runs.glob("version_*/checkpoints/*.ckpt"))
+    return max(complete, key=_written, default=None)
 
 
-def _completion_mark(checkpoint: Path) -> Path:
-    """What is written last: the file itself, or the file that DeepSpeed ends a folder with."""
-    return checkpoint / "latest" if checkpoint.is_dir() else checkpoint
+def _written(checkpoint: Path) -> int:
+    mark = checkpoint / MANIFEST if checkpoint.is_dir() else checkpoint
+    return mark.stat().st_mtime_ns
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Refuse what is no complete checkpoint, or would run code when it is opened.
+
+    Raises:
+        UserError: Says what is wrong with it.
+    """
+    if not checkpoint.exists():
+        raise UserError(f"ckpt: there is no checkpoint {checkpoint}; give the path of one")
+    if not is_complete(checkpoint):
+        raise UserError(
+            f"{checkpoint}: this is no complete checkpoint (it was not written or copied to the "
+            "end, or is something else); use an earlier one"
+        )
+    refuse_foreign_code(_pickles(checkpoint))
+
+
+def _pickles(checkpoint: Path) -> list[Path]:
+    if checkpoint.is_file():
+        return [checkpoint]
+    return sorted(checkpoint.rglob("*.pt"))
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What Lightning and the parts of this project stored beside weights and optimizer.
+
+    Raises:
+        UserError: It is not complete, or would run code when opened.
+    """
+    check_checkpoint(checkpoint)
+    return _load(_state_file(checkpoint))
+
+
+def read_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All weights, whole, by whichever strategy, stage and number of processes they were written.
+
+    They are on the CPU, in the dtype that they trained in; those of a file and of ZeRO stages 1
+    and 2 stay on disk until they are used.
+
+    Raises:
+        UserError: It is not complete, or would run code when opened.
+    """
+    check_checkpoint(checkpoint)
+    state = _load(_state_file(checkpoint))
+    manifest = Manifest.read(checkpoint)
+    if manifest is None:
+        return state["state_dict"]
+    return state["module"] if manifest.stage < 3 else _joined_shards(checkpoint, state)
+
+
+def _state_file(checkpoint: Path) -> Path:
+    if checkpoint.is_file():
+        return checkpoint
+    return min((checkpoint / TAG).glob("*_model_states.pt"))
+
+
+def _load(file: Path) -> dict[str, Any]:
+    # unrestricted, since the names in it were checked
+    return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+
+
+def _joined_shards(checkpoint: Path, state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of ZeRO stage 3, from the float32 copies that the processes share."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        joined = get_fp32_state_dict_from_zero_checkpoint(
+            str(checkpoint), TAG, exclude_frozen_parameters=True, lazy_mode=True
+        )
+    # rounded as DeepSpeed rounds them after every step, these are the weights in use
+    dtype = getattr(torch, state["made"]["dtype"])
+    return {name: shards.contiguous().to(dtype) for name, shards in joined.items()}

@@ -5,7 +5,9 @@ whose signatures are their options. Mistakes of the user end in one line each an
 """
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +18,7 @@ from wdl.errors import UserError
 VERBS = {
     "fit": "train the strong branch of a pair, export it and grade it",
     "validate": "validation metrics of a checkpoint",
+    "export": "write the strong branch of a checkpoint as a Hugging Face folder",
     "evaluate": "grade the answers of one or more models on benchmarks",
     "compare": "test whether one evaluated model is better than another",
     "prepare": "verified samples of AM-DeepSeek-R1-Distilled, as one file",
@@ -25,6 +28,7 @@ VERBS = {
 }
 # imported on demand, since some of them import torch
 FUNCTIONS = {
+    "export": ("wdl.export", "export_checkpoint"),
     "evaluate": ("wdl.evaluation.run", "evaluate"),
     "compare": ("wdl.evaluation.compare", "compare"),
     "prepare": ("wdl.prepare", "prepare"),
@@ -57,6 +61,8 @@ def main(args: Sequence[str] | None = None) -> None:
         _run(args)
     except UserError as error:
         _report(error)
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _run(args: list[str]) -> None:
@@ -88,10 +94,14 @@ def _call(verb: str, function: Callable[..., None], args: list[str]) -> None:
 
 
 def _report(error: UserError) -> NoReturn:
-    """One line per fault on the error stream, from the first process alone."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        for line in error.lines():
-            print(f"wdl: error: {_shorten(line)}", file=sys.stderr)
+    """One line per fault on the error stream, once."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    if rank != "0":
+        # the first process ends at once if it has met the same fault, and takes this one along
+        time.sleep(3)
+    prefix = "wdl: error" if rank == "0" else f"wdl: error in process {rank}"
+    for line in error.lines():
+        print(f"{prefix}: {_shorten(line)}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 

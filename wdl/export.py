@@ -1,69 +1,134 @@
-"""The strong branch as a plain Hugging Face folder that loads anywhere."""
+"""The strong branch as a plain Hugging Face folder that loads anywhere.
 
-import contextlib
+During a run a callback writes it; ``wdl export`` takes it from any checkpoint, on a machine with
+neither the devices nor the number of processes that wrote it.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from wdl.checkpoints import read_state, read_weights
 from wdl.data.encoding import end_of_turn
-from wdl.files import new_folder
+from wdl.errors import UserError
+from wdl.files import new_folder, write_text
+from wdl.model_card import model_card
+from wdl.models.branches import check_source, load_config, load_tokenizer
+from wdl.paths import InputPath, ModelSource
+
+MAX_SHARD_SIZE = "5GB"
+
+DType = Literal["float32", "bfloat16", "float16"]
 
 
-def gather_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """All weights of a branch on the CPU, whole, also where ZeRO stage 3 shards them.
+def export_checkpoint(
+    ckpt: InputPath, out: str, model: ModelSource | None = None, dtype: DType | None = None
+) -> None:
+    """Write the strong branch of a checkpoint as a Hugging Face folder.
 
-    Every rank must call this.
+    Args:
+        ckpt: A checkpoint of a run: runs/NAME/latest/checkpoints/*.ckpt, a file or a folder.
+        out: Folder to write; must not exist yet.
+        model: Where to take configuration and tokenizer from; by default from the model that the
+            run began with, which has to be where it was.
+        dtype: Of the weights; by default the one they were trained in.
+
+    Raises:
+        UserError: There is no complete checkpoint, no model for it, or the folder exists.
     """
-    weights = {}
-    for name, parameter in model.state_dict(keep_vars=True).items():
-        with _whole(parameter):
-            weights[name] = parameter.detach().cpu().clone()
-    return weights
+    folder = Path(out)
+    if folder.exists():
+        raise UserError(f"out: {folder} exists already; choose another folder")
+    made = read_state(Path(ckpt))["made"]
+    source = model or made["strong"]
+    check_source(source, "model" if model else "the model that the run began with (give --model)")
+    prefix = "branches.strong."
+    weights = {
+        name.removeprefix(prefix): weight
+        for name, weight in read_weights(Path(ckpt)).items()
+        if name.startswith(prefix)
+    }
+    with torch.device("meta"):
+        branch = AutoModelForCausalLM.from_config(
+            load_config(source), dtype=getattr(torch, made["dtype"])
+        )
+    expected = {name: weight.shape for name, weight in branch.state_dict().items()}
+    if expected != {name: weight.shape for name, weight in weights.items()}:
+        raise UserError(f"model: {source} is not the architecture of the weights in {ckpt}")
+    if branch.can_generate():
+        branch.generation_config = _generation_config(source)
+    export_model(branch, weights, load_tokenizer(source), folder, made, dtype)
+    print(f"exported the strong branch to {folder}")
 
 
-def _whole(parameter: Tensor) -> contextlib.AbstractContextManager:
-    if not hasattr(parameter, "ds_id"):  # DeepSpeed's mark on a sharded parameter
-        return contextlib.nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter])
+def _generation_config(source: str) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:  # a folder without generation_config.json
+        return GenerationConfig.from_model_config(load_config(source))
 
 
 def export_model(
     model: PreTrainedModel,
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
+    made: Mapping[str, Any],
+    dtype: DType | None = None,
 ) -> None:
-    """Write ``folder``: safetensors, configuration, generation configuration, tokenizer, template.
+    """Write ``folder``: safetensors, configurations, tokenizer, chat template and model card.
 
     Generation stops at every token that may end an answer: those of the model, of its tokenizer,
-    and the one that ended the answers it was trained on.
+    and the one that ended the answers it was trained on. Files grow to 5 GB.
 
     Args:
-        model: The branch; only its configuration is read.
-        weights: What :func:`gather_weights` returned.
+        model: The branch; its own weights are not read.
+        weights: All of its weights, whole, by their names in the branch.
         tokenizer: The tokenizer it was trained with.
         folder: Must not exist yet.
+        made: How it was made, for the model card.
+        dtype: Of the stored weights; that of ``weights`` by default.
 
     Raises:
-        RuntimeError: What was written does not read back as ``weights``; the folder is not kept.
+        RuntimeError: What was written does not load as ``weights``; the folder is not kept.
     """
+    stored = getattr(torch, dtype) if dtype else model.dtype
+    weights = {
+        name: weight.to(stored) if weight.is_floating_point() else weight
+        for name, weight in weights.items()
+    }
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
-    weights = {name: weight for name, weight in weights.items() if name not in tied}
+    untied = {name: weight for name, weight in weights.items() if name not in tied}
     with new_folder(folder) as partial:
-        model.save_pretrained(partial, state_dict=dict(weights))  # it takes the entries out
-        generation_config = model.generation_config or GenerationConfig()
-        ends = _as_set(generation_config.eos_token_id) | _as_set(model.config.eos_token_id)
-        ends |= _as_set(tokenizer.eos_token_id) | {end_of_turn(tokenizer)}
-        generation_config.eos_token_id = sorted(ends)
-        generation_config.pad_token_id = tokenizer.pad_token_id
-        generation_config.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=untied, max_shard_size=MAX_SHARD_SIZE)
+        config = deepcopy(model.config)
+        config.dtype = stored
+        config.save_pretrained(partial)
+        _ending_at_all_end_tokens(model, tokenizer).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        write_text(partial / "README.md", model_card(made))
         _check_written(partial, weights)
+
+
+def _ending_at_all_end_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> GenerationConfig:
+    generation_config = deepcopy(model.generation_config) or GenerationConfig()
+    ends = _as_set(generation_config.eos_token_id) | _as_set(model.config.eos_token_id)
+    ends |= _as_set(tokenizer.eos_token_id) | {end_of_turn(tokenizer)}
+    generation_config.eos_token_id = sorted(ends)
+    generation_config.pad_token_id = tokenizer.pad_token_id
+    return generation_config
 
 
 def _as_set(token_ids: int | list[int] | None) -> set[int]:
@@ -72,13 +137,11 @@ def _as_set(token_ids: int | list[int] | None) -> set[int]:
     return {token_ids} if isinstance(token_ids, int) else set(token_ids)
 
 
-def _check_written(folder: Path, weights: dict[str, Tensor]) -> None:
-    written: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118 - no mapping
-                written.add(name)
-                if not torch.equal(stored.get_tensor(name), weights[name]):
-                    raise RuntimeError(f"export: {name} was not written as it is in the model")
-    if missing := weights.keys() - written:
-        raise RuntimeError(f"export: {sorted(missing)[0]} was not written ({len(missing)} missing)")
+def _check_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Load the folder as a user will, and compare all that it gives."""
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+    if differing := loaded.keys() ^ weights.keys():
+        raise RuntimeError(f"export: {sorted(differing)[0]} is not both in the model and written")
+    for name, weight in weights.items():
+        if loaded[name].dtype != weight.dtype or not torch.equal(loaded[name], weight):
+            raise RuntimeError(f"export: {name} was not written as it is in the model")

@@ -43,11 +43,29 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for file in partial.rglob("*"):
-            _sync(file)
+        sync_folder(partial)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that everything in ``folder`` has reached the disk."""
+    for file in folder.rglob("*"):
+        _sync(file)
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Give ``new`` the name ``path``, in place of what has that name, if anything.
+
+    A kill in between leaves the old one as ``.old.NAME``.
+    """
+    old = path.with_name(f".old.{path.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
+    new.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def point_to(link: Path, target: Path) -> None:

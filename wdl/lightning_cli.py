@@ -12,16 +12,20 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
 from wdl.callbacks.dynamics import DynamicsCharts
 from wdl.callbacks.evaluation import FinalEvaluation
 from wdl.callbacks.export import StrongExport
-from wdl.checkpoints import newest_checkpoint
+from wdl.callbacks.stopping import StopOnSignal
+from wdl.checkpoints import check_checkpoint, newest_checkpoint
 from wdl.data.module import WeakDrivenDataModule
 from wdl.errors import UserError
+from wdl.evaluation.child import die_with_parent
 from wdl.files import point_to
 from wdl.models.module import WeakDrivenModule
+from wdl.strategies import DeepSpeed
 
 
 class Parser(LightningArgumentParser):
@@ -93,18 +97,18 @@ class WeakDrivenCLI(LightningCLI):
         parser.link_arguments("model.weak", "data.weak")
 
     def before_instantiate_classes(self) -> None:
-        """Find the checkpoint that is asked for."""
+        """Find the checkpoint that is asked for, and look at it before it is opened."""
         config = self.config[self.subcommand]
         if config.ckpt_path == "last":
             runs = Path(config.runs, config.name)
             newest = newest_checkpoint(runs)
-            if newest is None:
+            if newest is None and self.subcommand != "fit":
                 raise UserError(f"ckpt_path: {runs} holds no checkpoint; leave --ckpt_path out")
-            config.ckpt_path = str(newest)
-        elif config.ckpt_path is not None and not os.path.exists(config.ckpt_path):
-            raise UserError(
-                f"ckpt_path: there is no checkpoint {config.ckpt_path}; give its path, or last"
-            )
+            if newest is None:  # so that a requeued job has one command, for its first start too
+                rank_zero_info(f"{runs} holds no checkpoint: starting from the beginning")
+            config.ckpt_path = None if newest is None else str(newest)
+        if config.ckpt_path is not None:
+            check_checkpoint(Path(config.ckpt_path))
 
     def after_instantiate_classes(self) -> None:
         """Look at all input before a model is loaded."""
@@ -113,6 +117,15 @@ class WeakDrivenCLI(LightningCLI):
                 "trainer.accumulate_grad_batches: it follows from data.batch_size, "
                 "data.micro_batch_size and the number of processes; leave it out"
             )
+        checkpoint = self.config[self.subcommand].ckpt_path
+        if self.subcommand == "fit" and checkpoint is not None:
+            if isinstance(self.trainer.strategy, DeepSpeed):
+                self.trainer.strategy.check_resumable(Path(checkpoint))
+            elif Path(checkpoint).is_dir():
+                raise UserError(
+                    f"{checkpoint}: DeepSpeed wrote this checkpoint; go on with trainer.strategy "
+                    "wdl.strategies.DeepSpeed"
+                )
         self.datamodule.check_inputs()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -130,12 +143,14 @@ class WeakDrivenCLI(LightningCLI):
 def run(args: list[str]) -> None:
     """Parse ``args`` (verb first) and run the verb."""
     _quieten()
+    if "LOCAL_RANK" in os.environ:
+        die_with_parent()  # or a rank could wait forever for one that was killed
     try:
         WeakDrivenCLI(
             WeakDrivenModule,
             WeakDrivenDataModule,
             save_config_callback=RunFolder,
-            trainer_defaults={"callbacks": [DynamicsCharts()]},
+            trainer_defaults={"callbacks": [DynamicsCharts(), StopOnSignal()]},
             seed_everything_default=42,
             parser_kwargs={
                 verb: {"usage": f"wdl {verb} --config FILE [--config FILE ...] [options]"}
@@ -158,10 +173,13 @@ def _quieten() -> None:
         ".*dataloader is not resumable.*",  # the plan resumes by the count of optimizer steps
         ".*LightningCLI's args parameter.*",
         ".*LeafSpec.* is deprecated.*",
+        ".*_into_tensor` is deprecated.*",
+        ".*sync_dist=True.*",  # what is logged has been summed over all processes
     ):
         warnings.filterwarnings("ignore", message)
+    settled = ("litlogger", "`weights_only` was not set")  # checkpoints are checked before
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
+        lambda record: not any(text in record.getMessage() for text in settled)
     )
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess

@@ -1,20 +1,32 @@
 """DeepSpeed as the strategy of every configuration, on CUDA devices and on CPU processes.
 
 Lightning's strategy insists on CUDA; DeepSpeed itself runs on CPU over gloo. This subclass lifts
-that, and exposes only the settings that a configuration should have.
+that, exposes only the settings that a configuration should have, writes checkpoints that are whole
+or not there, and validates checkpoints of every stage and number of processes.
 """
 
-from collections.abc import Generator
+import itertools
+import shutil
+import time
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from torch import Tensor
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, distributed
 from torch.optim import Optimizer
 
+from wdl.checkpoints import Manifest, read_state, read_weights, write_manifest
 from wdl.errors import UserError
+from wdl.files import replace_folder, sync_folder
+from wdl.shards import set_weights
+
+_BARRIERS = itertools.count()
+"""Numbers those that this process has come to, over all strategies that share the store."""
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -43,7 +55,6 @@ class DeepSpeed(DeepSpeedStrategy):
         assert isinstance(self.config, dict)
         # DeepSpeed's own CPU Adam would have to be compiled on the user's machine
         self.config["zero_force_ds_cpu_optimizer"] = False
-        self._hf_config: Any = None
         # checked later, since jsonargparse would bury the message
         self._offload_parameters = offload_parameters
 
@@ -96,6 +107,99 @@ class DeepSpeed(DeepSpeedStrategy):
         if self.zero_stage_3:
             from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-            self._hf_config = HfDeepSpeedConfig(self.config)  # in force as long as it is alive
+            # in force as long as it is alive: an export must not be sharded when it is read back
+            sharded = HfDeepSpeedConfig(self.config)
         with super().model_sharded_context():
             yield
+        if self.zero_stage_3:
+            del sharded
+
+    def barrier(self, name: str | None = None) -> None:
+        """Wait for all processes, however long one of them has to work alone.
+
+        Waits at the store through which the processes met: a collective would run into its time
+        limit, half an hour, while one process encodes data or writes a large model.
+        """
+        if not self._multi_device or not distributed.is_initialized():
+            return
+        store = distributed.distributed_c10d._get_default_store()
+        key = f"wdl/barrier/{next(_BARRIERS)}"
+        if store.add(key, 1) == self.world_size:
+            store.set(f"{key}/open", "")
+        pause = 0.001
+        while not store.check([f"{key}/open"]):  # wakes up, so that signals are heard
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a folder, which gets its name when all processes have written their files.
+
+        Raises:
+            UserError: It could not be written. Earlier checkpoints are as they were.
+        """
+        folder = Path(self.broadcast(str(filepath)))
+        partial = folder.with_name(f".{folder.name}.partial")
+        if self.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.barrier("partial checkpoint removed")
+        try:
+            super().save_checkpoint(checkpoint, partial, storage_options)
+            sync_folder(partial)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                f"{folder}: the checkpoint could not be written ({error}); earlier ones are as "
+                "they were. Make room, and go on with --ckpt_path last"
+            ) from error
+        self.barrier("checkpoint written")
+        if self.is_global_zero:
+            assert isinstance(self.config, dict)
+            stage = self.config["zero_optimization"]["stage"]
+            write_manifest(partial, stage, self.world_size)
+            replace_folder(partial, folder)
+
+    def check_resumable(self, checkpoint: Path) -> None:
+        """Make sure that a fit can go on from ``checkpoint``.
+
+        Raises:
+            UserError: It was not written under the same stage by as many processes.
+        """
+        manifest = Manifest.read(checkpoint)
+        if manifest is None:
+            raise UserError(
+                f"{checkpoint}: DeepSpeed did not write this checkpoint, and cannot go on from it; "
+                "use the strategy that did, or start from its strong branch (wdl export)"
+            )
+        assert isinstance(self.config, dict)
+        stage = self.config["zero_optimization"]["stage"]
+        if (manifest.stage, manifest.world_size) != (stage, self.world_size):
+            raise UserError(
+                f"{checkpoint}: was written by {manifest.world_size} processes under ZeRO stage "
+                f"{manifest.stage}, and this run has {self.world_size} under stage {stage}; the "
+                "optimizer's state is divided among them, so use as many and the same stage, or "
+                "start from its strong branch (wdl export)"
+            )
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """A fit goes on with DeepSpeed's own state; anything else reads the weights alone."""
+        path = Path(checkpoint_path)
+        if not self._fitting:
+            # not through DeepSpeed, which cannot restore an engine without an optimizer
+            assert self.lightning_module is not None
+            counts = self.is_global_zero or not self.zero_stage_3
+            set_weights(self.lightning_module, read_weights(path) if counts else None)
+            return read_state(path)
+        self.check_resumable(path)
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Nothing: the weights are in place after :meth:`load_checkpoint`."""
+
+    @property
+    def _fitting(self) -> bool:
+        assert self.lightning_module is not None
+        return self.lightning_module.trainer.state.fn == TrainerFn.FITTING

@@ -19,9 +19,10 @@ from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import collate, encode, end_of_turn
 from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.export import export_model, gather_weights
+from wdl.export import export_model
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
+from wdl.shards import gather_weights
 from wdl.strategies import DeepSpeed
 
 LR = 0.5
@@ -196,7 +197,7 @@ def test_every_architecture_fits_exports_and_reloads(
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     module, _ = fit(sums, tmp_path / "strong", tmp_path / "weak", max_steps=2)
-    export_model(module.strong, gather_weights(module.strong), tokenizer, tmp_path / "after")
+    export_model(module.strong, gather_weights(module.strong), tokenizer, tmp_path / "after", {})
     before, after = (
         AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("strong", "after")
     )

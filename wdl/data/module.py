@@ -8,6 +8,7 @@ Without a weak branch nothing is scored and the weights are uniform, which is pl
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -166,6 +167,35 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         self.summary = Summary.of(probabilities, self.plan.drawn, lengths, self.plan.steps)
         rank_zero_info(f"selected {self.summary}")
         self._log(asdict(self.summary))
+
+    def made(self) -> dict[str, Any]:
+        """What a fit trains on, for checkpoints and the model card."""
+        chosen = self.selection
+        return {
+            "path": str(self.path),
+            "sha256": self.corpus.data_digest,
+            "weights": chosen.weights,
+            **{name: getattr(chosen, name) for name in ("alpha", "beta", "gamma", "draw")},
+            **asdict(self.summary),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which optimizer steps the position in a checkpoint counts."""
+        assert self.plan is not None
+        return {"plan": self.plan.digest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that a resumed fit goes through the same optimizer steps.
+
+        Raises:
+            UserError: Data, selection, batch size or seed are not those of the checkpoint.
+        """
+        if self.plan is not None and self.plan.digest() != state_dict["plan"]:
+            raise UserError(
+                "ckpt_path: the checkpoint was trained on other samples, or in another order; "
+                "restore what changed (data, selection, batch_size, seed_everything, the branches; "
+                "the settings stand in config.yaml of its run), or start without --ckpt_path"
+            )
 
     def _log(self, values: dict[str, float]) -> None:
         assert self.trainer is not None

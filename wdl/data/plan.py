@@ -5,6 +5,7 @@ number of ranks. Every rank computes the whole of it, so each one knows how many
 an optimizer step has over all ranks, and the loss needs no communication for its denominator.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,6 +54,13 @@ class Plan:
         if self.max_tokens is not None:
             units = len(pack(self.lengths[self.drawn], self.max_tokens))
         return -(-units // self.batch_size)
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides which samples make up an optimizer step."""
+        digest = hashlib.sha256(f"{self.batch_size} {self.seed} {self.max_tokens}".encode())
+        for values in (self.drawn, self.lengths, self.completions):
+            digest.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+        return digest.hexdigest()
 
     @property
     def micro_batches(self) -> int:

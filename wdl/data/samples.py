@@ -111,7 +111,7 @@ class Corpus:
         Raises:
             UserError: One line for each faulty row.
         """
-        folder = self.cache / f"records-{value_digest([self._data_digest, self.on_bad_row])[:32]}"
+        folder = self.cache / f"records-{value_digest([self.data_digest, self.on_bad_row])[:32]}"
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
@@ -150,7 +150,7 @@ class Corpus:
     def encoding_key(self) -> dict[str, Any]:
         """What the tokens of the samples depend on."""
         return {
-            "data": self._data_digest,
+            "data": self.data_digest,
             "on_bad_row": self.on_bad_row,
             "tokenizer": value_digest(self.tokenizer.backend_tokenizer.to_str()),
             "template": str(self.tokenizer.chat_template),
@@ -167,7 +167,7 @@ class Corpus:
         }
 
     @cached_property
-    def _data_digest(self) -> str:
+    def data_digest(self) -> str:
         parts = data_parts(self.path)
         files = files_digest(part for part in parts if isinstance(part, Path))
         return value_digest([files, *(p.digest() for p in parts if isinstance(p, HubData))])

@@ -6,6 +6,7 @@ random numbers nor the threads of its caller.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What tells a process that it is one rank of several.
-_LAUNCHER = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# What tells a process that it is one rank of several: of Lightning's, torchrun's and SLURM's.
+_LAUNCHER = re.compile(
+    r"(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME"
+    r"|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|SLURM_.*"
+)
 
 
 class EvaluationFailed(Exception):
@@ -63,7 +67,7 @@ def evaluate_apart(
 
 def environment_without_ranks() -> dict[str, str]:
     """This process's environment, less what makes it one rank of several."""
-    return {name: value for name, value in os.environ.items() if name not in _LAUNCHER}
+    return {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
 
 
 def _version(file: Path) -> int | None:

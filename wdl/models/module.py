@@ -6,6 +6,7 @@ Without a weak branch z = λ·z_strong: plain SFT at λ = 1, the scale-only cont
 strong branch is kept afterwards.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,17 +14,20 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
+from wdl import __version__
 from wdl.data.encoding import Batch, completion_tokens
 from wdl.errors import UserError
+from wdl.fingerprint import model_digest
 from wdl.metrics.dynamics import MeanDynamics
 from wdl.models.branches import hidden_states, load_branch, output_head
 from wdl.models.chunk_statistics import DynamicsLevel
 from wdl.models.mixed_loss import mixed_linear_cross_entropy
 from wdl.paths import ModelSource
+from wdl.shards import all_finite
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class WeakDrivenModule(pl.LightningModule):
             another vocabulary.
         lam: λ, the share of the strong branch in the mixture, in [0, 1].
         train_weak: Whether the weak branch trains too (paper v2) or stays as it is (paper v1); then
-            checkpoints leave it out, and resuming reads it from ``weak`` again.
+            checkpoints hold its hash alone, and resuming reads it from ``weak`` again.
         pretrained: False starts the strong branch from random weights, by its configuration.
         optimizer: Optimizer of everything that trains.
         schedule: Course of the learning rate after the warm-up.
@@ -101,7 +105,8 @@ class WeakDrivenModule(pl.LightningModule):
         self.val_dynamics = MeanDynamics(True, paired, histograms=True)
         self.branches = nn.ModuleDict()
         self.val_losses = nn.ModuleDict()
-        self._step_loss: Tensor | float = 0.0
+        self._step: list[tuple[Tensor, Tensor]] = []
+        self._step_loss = torch.tensor(0.0)
 
     @property
     def strong(self) -> PreTrainedModel:
@@ -169,16 +174,35 @@ class WeakDrivenModule(pl.LightningModule):
         recorded = self.global_step % self.dynamics.every_n_steps == 0
         record = self.train_dynamics if recorded and self.dynamics.level != "off" else None
         loss = self(batch, self.lam, tuple(self.sources), record)
-        self._step_loss = self._step_loss + loss.detach()
+        self._step.append((loss.detach(), batch["sample_ids"]))
         # the trainer averages over accumulated micro-batches and ranks; the loss is their sum
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Stop before a loss that is not finite reaches the weights.
+
+        Raises:
+            UserError: Names the optimizer step and the samples.
+        """
+        if len(self._step) < self.trainer.accumulate_grad_batches:
+            return  # DeepSpeed counts the micro-batches itself, and its steps begin with each
+        losses = torch.stack([loss for loss, _ in self._step])
+        self._step_loss = self.trainer.strategy.reduce(losses.sum(), reduce_op="sum")
+        if not torch.isfinite(self._step_loss):
+            faulty = [ids for loss, ids in self._step if not torch.isfinite(loss)]
+            samples = _on_all_ranks([idx for ids in faulty for idx in ids.tolist()])
+            raise UserError(
+                f"train/loss is {self._step_loss.item()} in optimizer step "
+                f"{self.global_step + 1}, from the samples with idx {samples}; the "
+                "weights are those of the step before. Look at these samples, lower the learning "
+                "rate, or go on from the last checkpoint (--ckpt_path last) with other settings"
+            )
+        self._step.clear()
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the loss of each whole optimizer step, and the dynamics that it recorded."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            loss = self.trainer.strategy.reduce(self._step_loss, reduce_op="sum")
-            self.log("train/loss", loss, prog_bar=True)
-            self._step_loss = 0.0
+        if not self._step:
+            self.log("train/loss", self._step_loss, prog_bar=True)
             if self.train_dynamics.update_called:
                 self._write_dynamics()
 
@@ -211,6 +235,60 @@ class WeakDrivenModule(pl.LightningModule):
             self.val_dynamics.reset()
             self.log_dict({f"val/dynamics/{name}": mean for name, mean in means.items()})
 
+    def made(self) -> dict[str, Any]:
+        """How the branches were made so far, for checkpoints and the model card.
+
+        Every process must call this.
+        """
+        losses = {
+            name: value.item()
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith("val/") and name.endswith("loss")
+        }
+        return {
+            **{name: str(source) for name, source in self.sources.items()},
+            **self._frozen_weak(),
+            "lam": self.lam,
+            "train_weak": self.train_weak,
+            "dtype": str(self.strong.dtype).removeprefix("torch."),
+            "steps": self.trainer.global_step,
+            "seed": os.environ.get("PL_GLOBAL_SEED"),
+            "wdl": __version__,
+            "data": self.trainer.datamodule.made(),  # type: ignore[attr-defined]
+            "metrics": losses,
+        }
+
+    def _frozen_weak(self) -> dict[str, str]:
+        if self.train_weak or "weak" not in self.sources:
+            return {}
+        return {"weak_sha256": model_digest(self.sources["weak"])}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say how it was made.
+
+        Raises:
+            UserError: A weight is not finite; the checkpoint before it stays the last.
+        """
+        if not self.trainer.strategy.reduce_boolean_decision(all_finite(self)):
+            raise UserError(
+                f"some weights are not finite after optimizer step {self.global_step}: no "
+                "checkpoint is written; lower the learning rate and go on with --ckpt_path last"
+            )
+        checkpoint["made"] = self.made()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make sure that a frozen weak branch is the one that it was.
+
+        Raises:
+            UserError: Its files have changed since the checkpoint was written.
+        """
+        frozen = self._frozen_weak()
+        if frozen and checkpoint["made"].get("weak_sha256") not in (None, *frozen.values()):
+            raise UserError(
+                f"model.weak: the files of {self.sources['weak']} are not those that the "
+                "checkpoint was trained with; restore them, or start without --ckpt_path"
+            )
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
@@ -226,6 +304,14 @@ class WeakDrivenModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def _on_all_ranks(values: list[int]) -> list[int]:
+    if not distributed.is_initialized():
+        return values
+    gathered: list[list[int]] = [[]] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, values)
+    return [value for part in gathered for value in part]
 
 
 def _leave_out_weak(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

@@ -1,0 +1,140 @@
+"""Fits and validations in one group of processes: torchrun --nproc_per_node 2 ranks.py CASES OUT.
+
+Several cases share the start of the processes, which takes longer than all of them.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import Strategy
+from safetensors.torch import save_file
+
+from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.models.module import WeakDrivenModule
+from wdl.paths import DataSource, ModelSource
+from wdl.shards import gather_weights
+from wdl.strategies import DeepSpeed
+
+BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fit, or one validation of a checkpoint."""
+
+    name: str
+    strategy: str
+    strong: str
+    weak: str | None
+    data: str
+    train_weak: bool = True
+    micro_batch_size: int = 4
+    precision: Any = "32-true"
+    steps: int = 10
+    save_at: int = 7
+    resume: str | None = None
+    validate: str | None = None
+
+
+class Curve(pl.Callback):
+    """Records losses, and saves a checkpoint in the middle of an epoch."""
+
+    def __init__(self, case: Case, out: Path) -> None:
+        self.case = case
+        self.out = out
+        self.losses: dict[int, float] = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._record(trainer)
+        checkpoint = self.out / f"{self.case.name}.ckpt"
+        if trainer.global_step == self.case.save_at and not checkpoint.exists():
+            trainer.save_checkpoint(checkpoint)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._record(trainer)
+        assert isinstance(pl_module, WeakDrivenModule)
+        weights = gather_weights(pl_module.strong)
+        if trainer.is_global_zero:
+            whole = {name: weight.clone() for name, weight in weights.items()}
+            save_file(whole, self.out / f"{self.case.name}.safetensors")
+        trainer.save_checkpoint(self.out / f"{self.case.name}-end.ckpt")
+
+    def _record(self, trainer: pl.Trainer) -> None:
+        if "train/loss" in trainer.callback_metrics:
+            loss = trainer.callback_metrics["train/loss"].item()
+            self.losses.setdefault(trainer.global_step, loss)
+
+
+def strategy(name: str) -> Strategy | str:
+    """``one``, ``ddp``, ``zero1``, ``zero2``, ``zero3``, and with ``-offload``."""
+    if not name.startswith("zero"):
+        return "ddp" if name == "ddp" else "auto"
+    offload = name.endswith("-offload")
+    stage: Any = int(name[4])
+    return DeepSpeed(stage, offload_optimizer=offload, offload_parameters=offload and stage == 3)
+
+
+def run(case: Case, out: Path) -> dict[str, Any]:
+    """What a case gives: losses by optimizer step, validation metrics."""
+    pl.seed_everything(42)
+    strong = ModelSource(case.strong)
+    weak = None if case.weak is None else ModelSource(case.weak)
+    module = WeakDrivenModule(
+        strong,
+        weak,
+        lam=1 if weak is None else 0.5,
+        train_weak=case.train_weak,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+    )
+    data = WeakDrivenDataModule(
+        DataSource(case.data),
+        *(strong, weak),
+        Selection(weights="uniform", draw="without_replacement"),
+        batch_size=BATCH_SIZE,
+        micro_batch_size=case.micro_batch_size,
+        val_fraction=0.2,
+        cache=str(out / "cache"),
+    )
+    curve = Curve(case, out)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        strategy=strategy(case.strategy),
+        precision=case.precision,
+        max_steps=case.steps,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[] if case.validate else [curve],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    if case.validate:
+        trainer.validate(module, data, ckpt_path=case.validate, verbose=False)
+    else:
+        trainer.fit(module, data, ckpt_path=case.resume)
+    metrics = {name: v.item() for name, v in trainer.callback_metrics.items() if "loss" in name}
+    return {"losses": curve.losses, "metrics": metrics}
+
+
+def write_cases(cases: list[Case], file: Path) -> None:
+    file.write_text(json.dumps([asdict(case) for case in cases]))
+
+
+def main() -> None:
+    cases, out = (Path(argument) for argument in sys.argv[1:])
+    for settings in json.loads(cases.read_text()):
+        result = run(Case(**settings), out)
+        if torch.distributed.get_rank() == 0:
+            (out / f"{settings['name']}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
