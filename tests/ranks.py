@@ -43,17 +43,22 @@ class Case:
 
 
 class Curve(pl.Callback):
-    """Records losses, and saves a checkpoint in the middle of an epoch."""
+    """Records losses by optimizer step; saves checkpoints within an epoch and at the end."""
 
     def __init__(self, case: Case, out: Path) -> None:
         self.case = case
         self.out = out
         self.losses: dict[int, float] = {}
+        self.saved = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._record(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         checkpoint = self.out / f"{self.case.name}.ckpt"
-        if trainer.global_step == self.case.save_at and not checkpoint.exists():
+        # several micro-batches in a row may see the same step
+        if trainer.global_step == self.case.save_at and self.saved != self.case.save_at:
+            self.saved = self.case.save_at
             trainer.save_checkpoint(checkpoint)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -67,8 +72,7 @@ class Curve(pl.Callback):
 
     def _record(self, trainer: pl.Trainer) -> None:
         if "train/loss" in trainer.callback_metrics:
-            loss = trainer.callback_metrics["train/loss"].item()
-            self.losses.setdefault(trainer.global_step, loss)
+            self.losses[trainer.global_step] = trainer.callback_metrics["train/loss"].item()
 
 
 def strategy(name: str) -> Strategy | str:
