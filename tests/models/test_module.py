@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import pytest
@@ -40,6 +40,7 @@ def fit(
     max_steps: int = -1,
     max_tokens: int | None = None,
     batch_size: int = 8,
+    precision: Literal["32-true", "bf16-true"] = "32-true",
     **settings: Any,
 ) -> tuple[WeakDrivenModule, pl.Trainer]:
     """An epoch of 5 steps on 40 rows, under DeepSpeed on the CPU, with plain SGD."""
@@ -65,6 +66,7 @@ def fit(
     trainer = pl.Trainer(
         strategy=DeepSpeed(stage=1),
         accelerator="cpu",
+        precision=precision,
         max_epochs=1,
         max_steps=max_steps,
         logger=False,
@@ -181,6 +183,15 @@ def test_validation_counts_tokens(sums: Path, pair: tuple[Path, Path]) -> None:
 def test_lam_is_a_share(lam: float) -> None:
     with pytest.raises(UserError, match=r"model.lam"):
         WeakDrivenModule(ModelSource("x"), lam=lam)
+
+
+def test_bfloat16_leaves_rotary_frequencies_exact(sums: Path, pair: tuple[Path, Path]) -> None:
+    # rounded, they would displace position 4,000 by several radians from what inference computes
+    module, _ = fit(sums, *pair, precision="bf16-true", max_steps=1)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+    before = AutoModelForCausalLM.from_pretrained(pair[0])
+    for name, buffer in before.named_buffers():
+        torch.testing.assert_close(module.strong.get_buffer(name), buffer, rtol=0, atol=0)
 
 
 def test_a_weak_branch_of_another_hidden_size(sums: Path, make_branch: Callable[..., Path]) -> None:

@@ -8,7 +8,7 @@ strong branch is kept afterwards.
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import lightning.pytorch as pl
 import torch
@@ -117,6 +117,14 @@ class WeakDrivenModule(pl.LightningModule):
     def weak(self) -> PreTrainedModel | None:
         """The earlier state, if there is one."""
         return cast(PreTrainedModel, self.branches["weak"]) if "weak" in self.sources else None
+
+    def to(self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Self:
+        """Move, without a cast: the branches were loaded in the dtypes that are meant.
+
+        Trainers ask for ``dtype`` by name; to follow would round the frequencies of rotary
+        embeddings, which transformers keeps in float32, and so displace all later positions.
+        """
+        return super().to(*args, **kwargs)
 
     def configure_model(self) -> None:
         """Load the branches, under whatever sharding the strategy wants."""
