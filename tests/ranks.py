@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import Strategy
 from safetensors.torch import save_file
 
 from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.models.lora import Lora, merge_adapter
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
 from wdl.shards import gather_weights
@@ -34,6 +35,7 @@ class Case:
     weak: str | None
     data: str
     train_weak: bool = True
+    lora: bool = False
     micro_batch_size: int = 4
     precision: Any = "32-true"
     steps: int = 10
@@ -66,6 +68,8 @@ class Curve(pl.Callback):
         assert isinstance(pl_module, WeakDrivenModule)
         weights = gather_weights(pl_module.strong)
         if trainer.is_global_zero:
+            if pl_module.lora is not None:
+                weights = merge_adapter(weights, pl_module.lora)
             whole = {name: weight.clone() for name, weight in weights.items()}
             save_file(whole, self.out / f"{self.case.name}.safetensors")
         trainer.save_checkpoint(self.out / f"{self.case.name}-end.ckpt")
@@ -94,6 +98,7 @@ def run(case: Case, out: Path) -> dict[str, Any]:
         weak,
         lam=1 if weak is None else 0.5,
         train_weak=case.train_weak,
+        lora=Lora(rank=4) if case.lora else None,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
     )
     data = WeakDrivenDataModule(

@@ -24,24 +24,25 @@ from wdl.paths import InputPath
 WHOLE = os.environ.get("WDL_TEST_MATRIX") == "1"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 STEPS = 50 if WHOLE else 10
-FROZEN, TRAINED, SFT = "frozen", "trained", "sft"
+FROZEN, TRAINED, SFT, LORA = "frozen", "trained", "sft", "lora"
 # micro-batches that each of two processes accumulates, and their size
 ACCUMULATED = {1: BATCH_SIZE // 2, 4: BATCH_SIZE // 8}
 
 
 def names() -> list[str]:
     """WEAK-ACCUMULATION-PRECISION-STRATEGY of every fit."""
+    others = [f"{SFT}-1-32-zero2", f"{LORA}-1-32-zero2", f"{LORA}-1-32-zero3"]
     if WHOLE:
         settings = [f"{weak}-{k}" for weak in (FROZEN, TRAINED) for k in ACCUMULATED]
         strategies = (*STRATEGIES, "zero2-offload", "zero3-offload")
         whole = [f"{setting}-32-{strategy}" for setting in settings for strategy in strategies]
         rounded = [f"{setting}-16-{strategy}" for setting in settings for strategy in STRATEGIES]
-        return [*whole, *rounded, f"{SFT}-1-32-zero2"]
+        return [*whole, *rounded, *others]
     return [
         *(f"{FROZEN}-4-32-{strategy}" for strategy in STRATEGIES),
         *(f"{TRAINED}-1-32-{strategy}" for strategy in (*STRATEGIES, "zero3-offload")),
         *(f"{TRAINED}-1-16-{strategy}" for strategy in STRATEGIES),
-        f"{SFT}-1-32-zero2",
+        *others,
     ]
 
 
@@ -66,13 +67,17 @@ def inputs(
 
 
 def case(name: str, inputs: dict[str, str]) -> Case:
-    weak, accumulated, bits, strategy = name.split("-", 3)
+    pair, accumulated, bits, strategy = name.split("-", 3)
+    weak = {SFT: None, LORA: inputs["strong"]}.get(pair, inputs["weak"])
     rounded = "bf16-mixed" if strategy == "ddp" else "bf16-true"
     return Case(
         name,
         strategy,
-        **({**inputs, "weak": None} if weak == SFT else inputs),  # type: ignore[arg-type]
-        train_weak=weak == TRAINED,
+        inputs["strong"],
+        weak,
+        inputs["data"],
+        train_weak=pair == TRAINED,
+        lora=pair == LORA,
         micro_batch_size=ACCUMULATED[int(accumulated)],
         precision="32-true" if bits == "32" else rounded,
         steps=STEPS,
@@ -85,7 +90,7 @@ def launch(cases: list[Case], out: Path) -> None:
     write_cases(cases, out / "cases.json")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     script = Path(__file__).with_name("ranks.py")
-    command = [*torchrun, "--standalone", script, out / "cases.json", out]
+    command = [*torchrun, "--standalone", str(script), f"{out}/cases.json", str(out)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     child = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr[-5000:]

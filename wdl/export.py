@@ -22,8 +22,10 @@ from wdl.checkpoints import read_state, read_weights
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
 from wdl.files import new_folder, write_text
+from wdl.fingerprint import model_digest
 from wdl.model_card import model_card
-from wdl.models.branches import check_source, load_config, load_tokenizer
+from wdl.models.branches import check_source, load_branch, load_config, load_tokenizer
+from wdl.models.lora import Lora, add_adapter, merge_adapter
 from wdl.paths import InputPath, ModelSource
 
 MAX_SHARD_SIZE = "5GB"
@@ -52,23 +54,39 @@ def export_checkpoint(
     made = read_state(Path(ckpt))["made"]
     source = model or made["strong"]
     check_source(source, "model" if model else "the model that the run began with (give --model)")
-    prefix = "branches.strong."
-    weights = {
-        name.removeprefix(prefix): weight
-        for name, weight in read_weights(Path(ckpt)).items()
-        if name.startswith(prefix)
-    }
-    with torch.device("meta"):
-        branch = AutoModelForCausalLM.from_config(
-            load_config(source), dtype=getattr(torch, made["dtype"])
-        )
-    expected = {name: weight.shape for name, weight in branch.state_dict().items()}
-    if expected != {name: weight.shape for name, weight in weights.items()}:
+    branch = _branch(made, source)
+    weights = _strong_weights(Path(ckpt), made)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    if shapes != {name: weight.shape for name, weight in branch.state_dict().items()}:
         raise UserError(f"model: {source} is not the architecture of the weights in {ckpt}")
     if branch.can_generate():
         branch.generation_config = _generation_config(source)
     export_model(branch, weights, load_tokenizer(source), folder, made, dtype)
     print(f"exported the strong branch to {folder}")
+
+
+def _branch(made: Mapping[str, Any], source: str) -> PreTrainedModel:
+    """The strong branch without weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            load_config(source), dtype=getattr(torch, made["dtype"])
+        )
+
+
+def _strong_weights(ckpt: Path, made: Mapping[str, Any]) -> dict[str, Tensor]:
+    prefix = "branches.strong."
+    stored = read_weights(ckpt)
+    own = {n.removeprefix(prefix): w for n, w in stored.items() if n.startswith(prefix)}
+    if "lora" not in made:
+        return own
+    lora = Lora(**made["lora"])
+    if model_digest(made["base"]) != made["base_sha256"]:
+        raise UserError(
+            f"{made['base']}: these are not the weights that the adapter in {ckpt} adapts"
+        )
+    adapted = load_branch(made["base"], getattr(torch, made["dtype"]))
+    add_adapter(adapted, lora)
+    return merge_adapter({**adapted.state_dict(), **own}, lora)
 
 
 def _generation_config(source: str) -> GenerationConfig:

@@ -168,6 +168,7 @@ class Corpus:
 
     @cached_property
     def data_digest(self) -> str:
+        """SHA-256 of the files."""
         parts = data_parts(self.path)
         files = files_digest(part for part in parts if isinstance(part, Path))
         return value_digest([files, *(p.digest() for p in parts if isinstance(p, HubData))])

@@ -7,7 +7,9 @@ strong branch is kept afterwards.
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, cast
 
 import lightning.pytorch as pl
@@ -25,6 +27,13 @@ from wdl.fingerprint import model_digest
 from wdl.metrics.dynamics import MeanDynamics
 from wdl.models.branches import hidden_states, load_branch, output_head
 from wdl.models.chunk_statistics import DynamicsLevel
+from wdl.models.lora import (
+    Lora,
+    check_lora,
+    is_adapter,
+    load_adapted,
+    without_adapter,
+)
 from wdl.models.mixed_loss import mixed_linear_cross_entropy
 from wdl.paths import ModelSource
 from wdl.shards import all_finite
@@ -62,6 +71,10 @@ class WeakDrivenModule(pl.LightningModule):
         schedule: Course of the learning rate after the warm-up.
         warmup: Share of the optimizer steps in which the learning rate rises from 0.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        lora: Train an adapter instead of the weights. The weak branch is then the model without
+            it, which costs no memory: ``strong`` is the same model as ``weak`` or, to go on with
+            the adapter of an earlier run from ``weak``, what that run exported. Checkpoints hold
+            the adapter alone. Needs ``pip install 'wdl[lora]'``.
         dynamics: What to record of the logits.
     """
 
@@ -78,6 +91,7 @@ class WeakDrivenModule(pl.LightningModule):
         schedule: Literal["cosine", "linear", "constant"] = "cosine",
         warmup: float = 0.1,
         gradient_checkpointing: bool = False,
+        lora: Lora | None = None,
         dynamics: Dynamics = DEFAULT_DYNAMICS,
     ) -> None:
         super().__init__()
@@ -91,6 +105,8 @@ class WeakDrivenModule(pl.LightningModule):
             raise UserError(
                 f"model.dynamics.every_n_steps: {dynamics.every_n_steps} must be at least 1"
             )
+        if lora is not None:
+            check_lora(lora, strong, weak, train_weak, pretrained)
         self.sources = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
         self.lam = lam
         self.train_weak = train_weak
@@ -99,6 +115,7 @@ class WeakDrivenModule(pl.LightningModule):
         self.schedule = schedule
         self.warmup = warmup
         self.gradient_checkpointing = gradient_checkpointing
+        self.lora = lora
         self.dynamics = dynamics
         paired = weak is not None
         self.train_dynamics = MeanDynamics(dynamics.level == "full", paired)
@@ -115,8 +132,13 @@ class WeakDrivenModule(pl.LightningModule):
 
     @property
     def weak(self) -> PreTrainedModel | None:
-        """The earlier state, if there is one."""
-        return cast(PreTrainedModel, self.branches["weak"]) if "weak" in self.sources else None
+        """The earlier state, if there is one with weights of its own."""
+        return cast(PreTrainedModel, self.branches["weak"]) if "weak" in self.branches else None
+
+    @property
+    def base(self) -> str:
+        """Where the weights come from that an adapter adapts: those that both branches share."""
+        return self.sources.get("weak", self.sources["strong"])
 
     def to(self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Self:
         """Move, without a cast: the branches were loaded in the dtypes that are meant.
@@ -130,17 +152,19 @@ class WeakDrivenModule(pl.LightningModule):
         """Load the branches, under whatever sharding the strategy wants."""
         if self.branches:
             return
+        dtype = torch.get_default_dtype()
         for name, source in self.sources.items():
-            pretrained = self.pretrained or name == "weak"
-            branch = load_branch(source, torch.get_default_dtype(), pretrained)
+            if self.lora is None:
+                branch = load_branch(source, dtype, self.pretrained or name == "weak")
+            elif name == "weak":
+                continue  # the strong branch without its adapter
+            else:
+                branch = load_adapted(self.lora, source, self.base, dtype)
             if name == "weak" and not self.train_weak:
                 branch.requires_grad_(False).eval()
             elif self.gradient_checkpointing:
                 branch.gradient_checkpointing_enable({"use_reentrant": False})
             self.branches[name] = branch
-        if not self.train_weak:
-            self.register_state_dict_post_hook(_leave_out_weak)
-            self.register_load_state_dict_post_hook(_expect_no_weak)
         losses = ("loss", *(f"{name}_loss" for name in self.sources))
         self.val_losses.update({name: MeanMetric() for name in losses})
 
@@ -159,9 +183,9 @@ class WeakDrivenModule(pl.LightningModule):
         labels = batch["labels"].flatten()
         hidden, heads = [], []
         for name in branches:
-            branch = cast(PreTrainedModel, self.branches[name])
+            branch, acting = self._acting(name)
             trains = torch.is_grad_enabled() and (name == "strong" or self.train_weak)
-            with torch.set_grad_enabled(trains):
+            with acting, torch.set_grad_enabled(trains):
                 states = hidden_states(
                     branch, batch["input_ids"], batch["attention_mask"], batch.get("segments")
                 )
@@ -176,6 +200,37 @@ class WeakDrivenModule(pl.LightningModule):
         loss, dynamics = mixed_linear_cross_entropy(*pair, denominator=denominator, dynamics=level)
         record.update(dynamics, completion_tokens(batch), len(heads[0]))
         return loss
+
+    def _acting(self, name: str) -> tuple[PreTrainedModel, AbstractContextManager]:
+        """The model of a branch, and where it acts as that branch."""
+        if name in self.branches:
+            return cast(PreTrainedModel, self.branches[name]), nullcontext()
+        return self.strong, without_adapter(self.strong)
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a weight of this module stays as its source has it; then no checkpoint holds it.
+
+        By name, since DeepSpeed's way to leave out what is frozen misses tied heads.
+        """
+        if self.lora is not None:
+            return name.startswith("branches.") and not is_adapter(name)
+        return not self.train_weak and name.startswith("branches.weak.")
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """What a checkpoint holds: everything but what is frozen."""
+        # no hook, since Lightning takes hooks away before DeepSpeed validates
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        for name in [name for name in state if self.is_frozen(name.removeprefix(prefix))]:
+            del state[name]
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take back what :meth:`state_dict` returned."""
+        frozen = {n: w for n, w in super().state_dict().items() if self.is_frozen(n)}
+        return super().load_state_dict({**frozen, **state_dict}, strict, assign)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mixed loss of one micro-batch, scaled so that steps average over completion tokens."""
@@ -255,9 +310,10 @@ class WeakDrivenModule(pl.LightningModule):
         }
         return {
             **{name: str(source) for name, source in self.sources.items()},
-            **self._frozen_weak(),
+            **self._frozen(),
             "lam": self.lam,
             "train_weak": self.train_weak,
+            **({} if self.lora is None else {"lora": asdict(self.lora)}),
             "dtype": str(self.strong.dtype).removeprefix("torch."),
             "steps": self.trainer.global_step,
             "seed": os.environ.get("PL_GLOBAL_SEED"),
@@ -266,7 +322,10 @@ class WeakDrivenModule(pl.LightningModule):
             "metrics": losses,
         }
 
-    def _frozen_weak(self) -> dict[str, str]:
+    def _frozen(self) -> dict[str, str]:
+        """Hash of the weights that checkpoints refer to."""
+        if self.lora is not None:
+            return {"base": str(self.base), "base_sha256": model_digest(self.base)}
         if self.train_weak or "weak" not in self.sources:
             return {}
         return {"weak_sha256": model_digest(self.sources["weak"])}
@@ -285,17 +344,18 @@ class WeakDrivenModule(pl.LightningModule):
         checkpoint["made"] = self.made()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make sure that a frozen weak branch is the one that it was.
+        """Make sure that what is frozen is what it was.
 
         Raises:
             UserError: Its files have changed since the checkpoint was written.
         """
-        frozen = self._frozen_weak()
-        if frozen and checkpoint["made"].get("weak_sha256") not in (None, *frozen.values()):
-            raise UserError(
-                f"model.weak: the files of {self.sources['weak']} are not those that the "
-                "checkpoint was trained with; restore them, or start without --ckpt_path"
-            )
+        for name, value in self._frozen().items():
+            if checkpoint["made"].get(name) != value:
+                raise UserError(
+                    f"model.weak: the frozen weights are not those that the checkpoint was trained "
+                    f"with ({name} is {value}, and was {checkpoint['made'].get(name)}); restore "
+                    "them, or start without --ckpt_path"
+                )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
@@ -320,14 +380,3 @@ def _on_all_ranks(values: list[int]) -> list[int]:
     gathered: list[list[int]] = [[]] * distributed.get_world_size()
     distributed.all_gather_object(gathered, values)
     return [value for part in gathered for value in part]
-
-
-def _leave_out_weak(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    # by name, since DeepSpeed's way to leave out what is frozen misses tied heads
-    for key in [key for key in state if key.startswith(f"{prefix}branches.weak.")]:
-        del state[key]
-
-
-def _expect_no_weak(module: nn.Module, incompatible: Any) -> None:
-    missing: list[str] = incompatible.missing_keys
-    missing[:] = [key for key in missing if not key.startswith("branches.weak.")]
