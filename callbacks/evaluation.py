@@ -16,11 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from wdl.data.module import WeakDrivenDataModule
-from wdl.evaluation.apart import EvaluationFailed, environment_without_ranks, evaluate_apart
+from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
 from wdl.evaluation.views import write_tensorboard
 from wdl.files import write_json
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import InputPath
+from wdl.processes import environment_without_ranks
 
 CONTROL = "sft_control"
 

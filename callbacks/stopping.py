@@ -8,9 +8,10 @@ the first signal ends it.
 
 import os
 import signal
+import socket
 import sys
+import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -28,29 +29,38 @@ class StopOnSignal(Callback):
         self._received: signal.Signals | None = None
         self._training = False
         self._last_step = 0
+        self._ears: tuple[socket.socket, socket.socket] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """From here on signals are heard."""
-        self._listen()
+        if self._ears is None:
+            # a handler has to wait for the main thread, which may wait for another process
+            self._ears = socket.socketpair()
+            self._ears[1].setblocking(False)
+            signal.set_wakeup_fd(self._ears[1].fileno())
+            threading.Thread(target=self._listen, daemon=True).start()
+        _take_signals()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals back from the trainer, whose handlers communicate and can hang."""
-        self._listen()
-        self._training = True
+        _take_signals()
         self._last_step = trainer.global_step
+        self._training = True
 
     def _listen(self) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._hear)
+        assert self._ears is not None
+        while numbers := self._ears[0].recv(1):
+            if numbers[0] in SIGNALS:
+                self._hear(signal.Signals(numbers[0]))
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _hear(self, number: signal.Signals) -> None:
         again = self._received is not None and number == signal.SIGINT
         if not self._training or again:
             os._exit(128 + number)  # past everything that could wait for another process
         if self._received is None and os.environ.get("LOCAL_RANK", "0") == "0":
-            name = signal.Signals(number).name
-            print(f"\nwdl: {name}: saving after this step; Ctrl-C ends at once", file=sys.stderr)
-        self._received = signal.Signals(number)
+            saving = f"\nwdl: {number.name}: saving after this step; Ctrl-C ends at once"
+            print(saving, file=sys.stderr, flush=True)
+        self._received = number
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any
@@ -75,6 +85,11 @@ class StopOnSignal(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What follows can be repeated from the last checkpoint."""
         self._training = False
+
+
+def _take_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)  # the thread hears it
 
 
 def _is_child(trainer: pl.Trainer) -> bool:

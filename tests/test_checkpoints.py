@@ -1,21 +1,41 @@
-"""Which checkpoint a run goes on from: the newest that is complete."""
+"""Which checkpoints are complete, which one a run goes on from, and what is never opened."""
 
 import os
+import shutil
 from pathlib import Path
 
-from wdl.checkpoints import newest_checkpoint
+import pytest
+import torch
+from ranks import Case, run
+from test_pickles import Attack
+
+from wdl.checkpoints import (
+    TAG,
+    check_checkpoint,
+    is_complete,
+    newest_checkpoint,
+    read_state,
+    read_weights,
+    write_manifest,
+)
+from wdl.errors import UserError
 
 
-def write(run: Path, name: str, seconds: int, folder: bool = True, complete: bool = True) -> Path:
+def write(run: Path, name: str, seconds: int, folder: bool = True) -> Path:
+    """A small checkpoint, written at a given time."""
     checkpoint = run / name
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    file = checkpoint / TAG / "mp_rank_00_model_states.pt" if folder else checkpoint
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"module": {"a": torch.ones(3)}, "epoch": 1}, file)
     if folder:
-        (checkpoint / "checkpoint").mkdir(parents=True)
-    mark = checkpoint / "latest" if folder else checkpoint
-    if complete:
-        mark.touch()
-        os.utime(mark, (seconds, seconds))
+        write_manifest(checkpoint, 2, 1)
+        file = checkpoint / "manifest.json"
+    os.utime(file, (seconds, seconds))
     return checkpoint
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
 
 
 def test_no_run_no_checkpoint(tmp_path: Path) -> None:
@@ -29,7 +49,59 @@ def test_the_newest_of_all_versions(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) == newest
 
 
-def test_a_folder_that_was_never_finished_does_not_count(tmp_path: Path) -> None:
+def test_one_that_was_being_replaced_counts(tmp_path: Path) -> None:
+    old = write(tmp_path, "version_0/checkpoints/.old.last.ckpt", 100)
+    (tmp_path / "version_0/checkpoints/.last.ckpt.partial").mkdir()
+    assert newest_checkpoint(tmp_path) == old
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_broken_one_does_not_count(tmp_path: Path, folder: bool) -> None:
     whole = write(tmp_path, "version_0/checkpoints/a.ckpt", 100)
-    write(tmp_path, "version_0/checkpoints/b.ckpt", 200, complete=False)
+    broken = write(tmp_path, "version_0/checkpoints/b.ckpt", 200, folder)
+    assert newest_checkpoint(tmp_path) == broken
+    cut_short(next(broken.rglob("*.pt"), broken))
     assert newest_checkpoint(tmp_path) == whole
+    with pytest.raises(UserError, match=r"b.ckpt: this is no complete checkpoint"):
+        check_checkpoint(broken)
+
+
+def test_every_file_of_a_folder_counts(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, "version_0/checkpoints/a.ckpt", 100)
+    for name in ("manifest.json", f"{TAG}/mp_rank_00_model_states.pt"):
+        copy = tmp_path / "copy.ckpt"
+        shutil.copytree(checkpoint, copy)
+        assert is_complete(copy)
+        (copy / name).unlink()
+        assert not is_complete(copy)
+        shutil.rmtree(copy)
+
+
+def test_one_that_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"there is no checkpoint nowhere.ckpt"):
+        check_checkpoint(Path("nowhere.ckpt"))
+
+
+@pytest.mark.parametrize("strategy", ["one", "zero2", "zero3"])
+def test_no_file_of_a_checkpoint_runs_code(
+    strategy: str, sums: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A real checkpoint is read; the same with code planted in any of its files is not."""
+    strong, weak = map(str, pair)
+    run(Case("a", strategy, strong, weak, str(sums), steps=1, save_at=1), tmp_path)
+    checkpoint = tmp_path / "a.ckpt"
+    assert read_state(checkpoint)["global_step"] == 1
+    assert any(name.startswith("branches.strong.") for name in read_weights(checkpoint))
+    files = [checkpoint] if checkpoint.is_file() else sorted(checkpoint.rglob("*.pt"))
+    assert len(files) == (1 if strategy == "one" else 2)
+    for file in files:
+        before = file.read_bytes()
+        content = torch.load(file, weights_only=False)
+        torch.save({**content, "more": Attack(tmp_path / "mark")}, file)
+        if checkpoint.is_dir():
+            write_manifest(checkpoint, int(strategy[-1]), 1)
+        for read in (check_checkpoint, read_state, read_weights):
+            with pytest.raises(UserError, match=r"opening it would run posix.mkdir"):
+                read(checkpoint)
+        file.write_bytes(before)
+    assert not (tmp_path / "mark").exists()

@@ -52,7 +52,7 @@ def write_manifest(checkpoint: Path, stage: int, world_size: int) -> None:
     files = {
         str(file.relative_to(checkpoint)): file.stat().st_size
         for file in sorted(checkpoint.rglob("*"))
-        if file.is_file()
+        if file.is_file() and file.name != MANIFEST
     }
     write_json(checkpoint / MANIFEST, asdict(Manifest(stage, world_size, files)))
 

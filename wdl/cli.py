@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wdl.errors import UserError
+from wdl.processes import stay_with_first_rank
 
 VERBS = {
     "fit": "train the strong branch of a pair, export it and grade it",
@@ -70,6 +71,7 @@ def _run(args: list[str]) -> None:
     if verb not in VERBS:
         raise UserError(f"{verb}: there is no such verb; choose from {', '.join(VERBS)}")
     if verb in ("fit", "validate"):
+        stay_with_first_rank()
         from wdl.lightning_cli import run
 
         run(args)

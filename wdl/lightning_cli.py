@@ -22,7 +22,6 @@ from wdl.callbacks.stopping import StopOnSignal
 from wdl.checkpoints import check_checkpoint, newest_checkpoint
 from wdl.data.module import WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.evaluation.child import die_with_parent
 from wdl.files import point_to
 from wdl.models.module import WeakDrivenModule
 from wdl.strategies import DeepSpeed
@@ -143,8 +142,6 @@ class WeakDrivenCLI(LightningCLI):
 def run(args: list[str]) -> None:
     """Parse ``args`` (verb first) and run the verb."""
     _quieten()
-    if "LOCAL_RANK" in os.environ:
-        die_with_parent()  # or a rank could wait forever for one that was killed
     try:
         WeakDrivenCLI(
             WeakDrivenModule,

@@ -6,7 +6,6 @@ random numbers nor the threads of its caller.
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,11 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What tells a process that it is one rank of several: of Lightning's, torchrun's and SLURM's.
-_LAUNCHER = re.compile(
-    r"(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME"
-    r"|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|SLURM_.*"
-)
+from wdl.processes import environment_without_ranks
 
 
 class EvaluationFailed(Exception):
@@ -63,11 +58,6 @@ def evaluate_apart(
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise EvaluationFailed(reason)
     return json.loads(summary.read_text(encoding="utf-8"))
-
-
-def environment_without_ranks() -> dict[str, str]:
-    """This process's environment, less what makes it one rank of several."""
-    return {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
 
 
 def _version(file: Path) -> int | None:

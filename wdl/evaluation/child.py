@@ -3,13 +3,11 @@
 What may hang, crash or keep memory runs in one: symbolic algebra, and engines on a GPU.
 """
 
-import ctypes
 import json
 import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -120,10 +118,3 @@ def receive_any(children: Sequence[Child], limit: float) -> tuple[Child, Any]:
             raise ChildFailure(f"no answer within {limit:g} s")
         for child in ready:
             child.read()
-
-
-def die_with_parent() -> None:
-    """Called in a child: be killed when the parent dies, even in the middle of a computation."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

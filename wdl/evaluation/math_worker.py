@@ -15,7 +15,7 @@ import resource
 import sys
 from typing import Any
 
-from wdl.evaluation.child import die_with_parent
+from wdl.processes import die_with_parent
 
 MAX_MEMORY = 4 << 30
 

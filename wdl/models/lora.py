@@ -135,9 +135,12 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> None:
             raise UserError(f"model.lora.target_modules: {name} is no linear layer; leave it out")
         if layer.get_base_layer() is head:
             raise UserError(f"model.lora.target_modules: {name} is the output head; leave it out")
-        # sharded weights are created empty, so that peft's own start from 0 has missed them
-        with _whole([*layer.lora_A.parameters(), *layer.lora_B.parameters()]):
-            layer.reset_lora_parameters(_NAME, True)
+    with torch.random.fork_rng():
+        torch.manual_seed(torch.initial_seed())  # the same start under every strategy
+        for _, layer in _adapted(model):
+            # sharded weights are created empty, so that peft's own start from 0 has missed them
+            with _whole([*layer.lora_A.parameters(), *layer.lora_B.parameters()]):
+                layer.reset_lora_parameters(_NAME, True)
 
 
 @contextmanager
