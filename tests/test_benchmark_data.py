@@ -1,15 +1,19 @@
 """Real input: a benchmark file as it is around, through fit, export and reload."""
 
+import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import CONFIGS
+from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wdl.cli import main
 from wdl.data.encoding import encode_prompt
+from wdl.data.packing import pack
 from wdl.data.records import RecordReader
 from wdl.data.rows import data_files
 from wdl.models.branches import load_branch
@@ -34,6 +38,20 @@ def test_every_row_is_read(gsm8k: Path) -> None:
     records = list(RecordReader(data_files(gsm8k)))
     assert len(records) == 1319 - 6  # six have no worked answer
     assert records[0]["completion"].endswith("The answer is 576.")
+
+
+@pytest.fixture
+def lengths(gsm8k: Path) -> NDArray[np.int64]:
+    """About what a subword tokenizer and a template make of the samples."""
+    texts = [
+        (record["messages"][-1]["content"], record["completion"])
+        for record in RecordReader(data_files(gsm8k))
+    ]
+    return np.array([14 + sum(math.ceil(1.4 * len(t.split())) for t in pair) for pair in texts])
+
+
+def test_packs_are_full(lengths: NDArray[np.int64]) -> None:
+    assert lengths.sum() / (4096 * len(pack(lengths, 4096))) >= 0.995
 
 
 def test_fit_export_reload(gsm8k: Path, pair: tuple[Path, Path]) -> None:

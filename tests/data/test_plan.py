@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from wdl.data.loading import RankShare
-from wdl.data.packing import pack
 from wdl.data.plan import MicroBatch, Plan
 from wdl.errors import UserError
 
@@ -101,16 +100,3 @@ def test_packs_are_whole_steps_that_fit() -> None:
         assert {len(step) for step in steps} == {12}
         assert all(LENGTHS[micro.samples].sum() <= 30 for step in steps for micro in step)
         assert not any(len(micro.samples) == 0 for step in steps[:-1] for micro in step)
-
-
-def test_packs_leave_little_room() -> None:
-    lengths = np.random.default_rng(1).integers(60, 300, size=1000)
-    packs = pack(lengths, 4096)
-    assert sorted(position for members in packs for position in members) == list(range(1000))
-    assert all(lengths[members].sum() <= 4096 for members in packs)
-    assert len(packs) <= -(-int(lengths.sum()) // 4096) + 1  # one more than the least
-
-
-def test_packs_by_hand() -> None:
-    # 7 alone leaves 3; 6 leaves 4; 4 fits best with 6, 3 with 7; 2 and 1 begin the next
-    assert pack(np.array([4, 3, 7, 2, 6, 1]), 10) == [[2, 1], [4, 0], [3, 5]]
