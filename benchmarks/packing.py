@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.data.packing import pack
+from wdl.data.plan import Plan
 from wdl.data.records import RecordReader
 from wdl.models import mixed_linear_cross_entropy
 from wdl.models.branches import hidden_states, output_head
@@ -55,10 +56,10 @@ def groups(order: NDArray[np.int64]) -> Parts:
     return [order[first : first + GROUP].tolist() for first in range(0, len(order), GROUP)]
 
 
-def by_length(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> Parts:
-    """As the plan does it: like lengths together within an optimizer step."""
-    steps = [order[first : first + STEP] for first in range(0, len(order), STEP)]
-    return [part for step in steps for part in groups(step[np.argsort(-lengths[step])])]
+def by_length(lengths: NDArray[np.int64]) -> Parts:
+    """Like lengths together, as the plan does it."""
+    plan = Plan(np.arange(len(lengths)), lengths, lengths, STEP, GROUP, seed=0)
+    return [list(part.samples) for step in plan.epoch(0) for part in step if part.samples]
 
 
 def efficiency_table(lengths: NDArray[np.int64]) -> None:
@@ -66,7 +67,7 @@ def efficiency_table(lengths: NDArray[np.int64]) -> None:
     order = np.random.default_rng(0).permutation(len(lengths))
     padded = {
         "random 8, padded": groups(order),
-        "like lengths 8, padded": by_length(order, lengths),
+        "like lengths 8, padded": by_length(lengths),
     }
     rows = [
         (name, len(parts), sum(len(part) * int(lengths[part].max()) for part in parts))
@@ -124,7 +125,7 @@ def throughput_table(prompts: NDArray[np.int64], answers: NDArray[np.int64], rep
     order = rng.permutation(len(lengths))
     ways = {
         "random 8, padded": (collate, groups(order)),
-        "like lengths 8, padded": (collate, by_length(order, lengths)),
+        "like lengths 8, padded": (collate, by_length(lengths)),
         "random 8, padding-free": (collate_pack, groups(order)),
         f"packed to {MAX_TOKENS}": (collate_pack, pack(lengths, MAX_TOKENS)),
     }

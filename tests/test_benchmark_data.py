@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from wdl.cli import main
 from wdl.data.encoding import encode_prompt
 from wdl.data.packing import pack
+from wdl.data.plan import Plan
 from wdl.data.records import RecordReader
 from wdl.data.rows import data_files
 from wdl.models.branches import load_branch
@@ -52,6 +53,12 @@ def lengths(gsm8k: Path) -> NDArray[np.int64]:
 
 def test_packs_are_full(lengths: NDArray[np.int64]) -> None:
     assert lengths.sum() / (4096 * len(pack(lengths, 4096))) >= 0.995
+
+
+def test_batches_of_like_lengths_pad_little(lengths: NDArray[np.int64]) -> None:
+    plan = Plan(np.arange(len(lengths)), lengths, lengths, 256, 8, seed=0)
+    parts = [lengths[part.samples] for step in plan.epoch(0) for part in step if part.samples]
+    assert lengths.sum() / sum(part.max() * len(part) for part in parts) >= 0.98
 
 
 def test_fit_export_reload(gsm8k: Path, pair: tuple[Path, Path]) -> None:

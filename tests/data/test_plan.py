@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from wdl.data.loading import RankShare
 from wdl.data.plan import MicroBatch, Plan
@@ -38,7 +39,10 @@ def test_an_epoch_holds_every_draw_once(plan: Plan) -> None:
 def test_every_step_has_all_its_micro_batches() -> None:
     plan = make_plan()
     assert [len(step) for step in plan.epoch(0)] == [6, 6]
-    assert [len(micro.samples) for micro in list(plan.epoch(0))[-1]] == [2, 2, 2, 2, 1, 0]
+    *whole, last = ([len(micro.samples) for micro in step] for step in plan.epoch(0))
+    assert whole == [[2] * 6]
+    assert sorted(last, reverse=True) == [2, 2, 2, 2, 1, 0]
+    assert last[-1] == 0
 
 
 @pytest.mark.parametrize("plan", padded_and_packed())
@@ -84,12 +88,39 @@ def test_epochs_differ_in_order_alone(plan: Plan) -> None:
     )
 
 
+def spread_out() -> tuple[Plan, NDArray[np.int64]]:
+    lengths = np.random.default_rng(1).integers(10, 1000, size=3000)
+    return Plan(np.arange(3000), lengths, lengths, 64, 8, seed=0), lengths
+
+
 def test_micro_batches_hold_like_lengths() -> None:
-    lengths = np.random.default_rng(1).integers(10, 1000, size=512)
-    plan = Plan(np.arange(512), lengths, lengths, 256, 8, seed=0)
-    micro_batches = [lengths[m.samples] for step in plan.epoch(0) for m in step]
+    plan, lengths = spread_out()
+    micro_batches = [lengths[m.samples] for step in plan.epoch(0) for m in step if m.samples]
     padded = sum(lens.max() * len(lens) for lens in micro_batches)
-    assert lengths.sum() / padded > 0.97
+    assert lengths.sum() / padded > 0.985
+
+
+def test_steps_hold_all_lengths() -> None:
+    plan, lengths = spread_out()
+    means = [lengths[[s for m in step for s in m.samples]].mean() for step in plan.epoch(0)]
+    # eight micro-batches at random: a standard error of 286 / √8
+    assert np.std(means) < 286 / np.sqrt(8) * 1.3
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4
+
+
+def test_micro_batches_of_a_step_are_sorted_by_length() -> None:
+    plan, lengths = spread_out()
+    for step in plan.epoch(0):
+        longest = [lengths[m.samples].max(initial=0) for m in step]
+        assert longest == sorted(longest, reverse=True)
+
+
+def test_each_epoch_mixes_micro_batches_anew() -> None:
+    plan, _ = spread_out()
+    first, second = (
+        {frozenset(m.samples) for step in plan.epoch(number) for m in step} for number in (0, 1)
+    )
+    assert len(first & second) < 5
 
 
 def test_packs_are_whole_steps_that_fit() -> None:

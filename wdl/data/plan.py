@@ -9,12 +9,19 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wdl.data.packing import pack
 from wdl.errors import UserError
+
+Samples = NDArray[np.int64]
+
+WINDOW = 96
+"""Micro-batches, at least, over which samples are sorted by length: enough that padding stays
+around one token in a hundred, few enough that each epoch mixes samples anew."""
 
 
 @dataclass(frozen=True)
@@ -85,34 +92,40 @@ class Plan:
     def epoch(self, number: int, start: int = 0) -> Iterator[list[MicroBatch]]:
         """The optimizer steps of epoch ``number`` from step ``start`` on, each its micro-batches.
 
-        Samples of like length share a micro-batch, or samples that fill a pack together; the last
-        step of an epoch is filled up with empty micro-batches.
+        Samples of like length share a micro-batch, or samples that fill a pack together, but which
+        micro-batches share a step is left to chance, so that a step holds all lengths. The last
+        step is filled up with empty micro-batches. Within a step they are ordered by length:
+        ranks, which take turns, have like work.
         """
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(self.drawn)
-        if self.max_tokens is not None:
-            yield from self._packed(order, rng, start)
-            return
-        for first in range(start * self.batch_size, len(order), self.batch_size):
-            yield self._step(order[first : first + self.batch_size])
+        parts = self._padded(order, rng) if self.max_tokens is None else self._packed(order, rng)
+        return islice(self._steps(parts), start, None)
 
-    def _packed(
-        self, order: NDArray[np.int64], rng: np.random.Generator, start: int
-    ) -> Iterator[list[MicroBatch]]:
+    def _padded(self, order: Samples, rng: np.random.Generator) -> Iterator[Samples]:
+        """Micro-batches of like lengths, longest sample first."""
+        window = self.batch_size * -(-WINDOW // self.micro_batches)
+        for first in range(0, len(order), window):
+            chosen = order[first : first + window]
+            chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
+            whole, rest = divmod(len(chosen), self.micro_batch_size)
+            # what fills no micro-batch of its own has any length, but comes last
+            gap = self.micro_batch_size * rng.integers(whole + 1)
+            short = chosen[gap : gap + rest]
+            others = np.delete(chosen, slice(gap, gap + rest))
+            yield from rng.permutation(others.reshape(whole, self.micro_batch_size))
+            if rest:
+                yield short
+
+    def _packed(self, order: Samples, rng: np.random.Generator) -> Iterator[Samples]:
+        """Packs, longest sample first."""
         assert self.max_tokens is not None
         packs = pack(self.lengths[order], self.max_tokens)
-        turns = rng.permutation(len(packs)).tolist()
-        for first in range(start * self.batch_size, len(packs), self.batch_size):
-            chosen = [order[packs[turn]] for turn in turns[first : first + self.batch_size]]
-            denominator = int(sum(self.completions[samples].sum() for samples in chosen))
-            filled = [MicroBatch(samples.tolist(), denominator) for samples in chosen]
-            yield filled + [MicroBatch([], denominator)] * (self.batch_size - len(filled))
+        return (order[packs[turn]] for turn in rng.permutation(len(packs)).tolist())
 
-    def _step(self, chosen: NDArray[np.int64]) -> list[MicroBatch]:
-        chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
-        denominator = int(self.completions[chosen].sum())
-        size = self.micro_batch_size
-        return [
-            MicroBatch(chosen[first : first + size].tolist(), denominator)
-            for first in range(0, self.batch_size, size)
-        ]
+    def _steps(self, parts: Iterator[Samples]) -> Iterator[list[MicroBatch]]:
+        while chosen := list(islice(parts, self.micro_batches)):
+            chosen.sort(key=lambda samples: self.lengths[samples[0]], reverse=True)
+            denominator = int(sum(self.completions[samples].sum() for samples in chosen))
+            empty = [MicroBatch([], denominator)] * (self.micro_batches - len(chosen))
+            yield [MicroBatch(samples.tolist(), denominator) for samples in chosen] + empty
