@@ -33,7 +33,7 @@ from wdl.data.entropy import sample_entropies, token_entropy
 from wdl.data.store import score_batches
 
 VOCABULARY, HIDDEN, TOKENS = 151_936, 1024, 2048
-PRODUCT_ROWS = 256
+PRODUCT_COLUMNS = 8192
 SMALL_VOCABULARY = 32_768
 PADDED = 4096
 SAMPLES = 64
@@ -47,11 +47,11 @@ def materialised(hidden: Tensor, head: Tensor) -> Tensor:
 
 
 def products(hidden: Tensor, head: Tensor) -> Tensor:
-    """The matrix product alone, a chunk at a time."""
-    buffer = torch.empty(PRODUCT_ROWS, len(head))
-    for rows in hidden.split(PRODUCT_ROWS):
-        torch.mm(rows, head.T, out=buffer[: len(rows)])
-    return buffer[0]
+    """The matrix product alone, a tile of the vocabulary at a time, which is fastest."""
+    buffer = torch.empty(len(hidden), PRODUCT_COLUMNS)
+    for tile in head.split(PRODUCT_COLUMNS):
+        torch.mm(hidden, tile.T, out=buffer[:, : len(tile)])
+    return buffer[:, 0]
 
 
 WAYS = {"ours": token_entropy, "materialised": materialised, "product": products}
@@ -65,7 +65,9 @@ def peak() -> int:
 def measure_head(way: str, repeats: int) -> dict[str, float]:
     """CPU seconds (best of some) and peak extra bytes of one way on random operands."""
     torch.manual_seed(0)
-    ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: freed memory is given back
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: large freed memory is given back
+    libc.mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD: small freed memory is not, as by default
     with torch.no_grad():
         hidden, head = torch.randn(TOKENS, HIDDEN), torch.randn(VOCABULARY, HIDDEN).mul_(0.05)
         WAYS[way](hidden[:2], head[:64])
@@ -93,9 +95,11 @@ def head_table(repeats: int) -> None:
             f"| {way} | {found['seconds']:.2f} | {found['extra'] / 2**20:.0f} "
             f"| {time_ratio:.2f} | {memory_ratio:.2f} |"
         )
-    faster, smaller = naive["seconds"] / ours["seconds"], naive["extra"] / ours["extra"]
+    faster, most = (naive["seconds"] / results[way]["seconds"] for way in ("ours", "product"))
+    smaller = naive["extra"] / ours["extra"]
     print(
-        f"\n{faster:.2f} × as fast as materialised (at least 1.8), 1/{smaller:.1f} of the memory\n"
+        f"\n{faster:.2f} × as fast as materialised (at least 1.8; the product alone would be "
+        f"{most:.2f} ×), 1/{smaller:.1f} of the memory\n"
     )
 
 

@@ -14,9 +14,9 @@ def reference(logits: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "LOGIT_BYTES", 4 * 500 * 7)  # seven rows
-    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 500 * 3)  # three rows
-    monkeypatch.setattr(scoring, "TILE_BYTES", 4 * 16 * 90)  # ninety tokens of the vocabulary
+    monkeypatch.setattr(scoring, "LOGIT_BYTES", 4 * 50 * 70)  # seventy tokens of the vocabulary
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 70 * 3)  # three rows
+    monkeypatch.setattr(scoring, "TILE_BYTES", 4 * 16 * 40)  # forty
 
 
 @pytest.mark.parametrize("scale", [0.01, 1, 3])
@@ -37,10 +37,11 @@ def test_token_entropy_of_bfloat16_operands(scale: float) -> None:
     torch.testing.assert_close(token_entropy(hidden, head).double(), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("target", [0, 250, 499])
 @pytest.mark.parametrize("margin", [5.0, 10.0, 14.0, 30.0, 200.0])
-def test_small_entropies_keep_their_digits(margin: float) -> None:
+def test_small_entropies_keep_their_digits(margin: float, target: int) -> None:
     head = torch.zeros(500, 1)
-    head[0] = margin
+    head[target] = margin
     (entropy,) = token_entropy(torch.ones(1, 1), head).double()
     (expected,) = reference(torch.ones(1, 1) @ head.T)
     assert entropy.item() == pytest.approx(expected.item(), rel=1e-5)
