@@ -1,4 +1,4 @@
-"""Time and memory of a training step: plain SFT, joint with a frozen weak branch, joint with both.
+"""Time and memory of a training step: SFT, joint with weak frozen, with both trained, with LoRA.
 
     python benchmarks/step.py
     python benchmarks/step.py --hidden 2560 --layers 16 --tokens 16384 --peak-tflops 989  # H200
@@ -7,8 +7,9 @@ A step is forward and backward pass, clipping and AdamW on one batch, by the mod
 trains, on a random Qwen3 in which the backbone dominates. Each variant runs in a fresh process.
 Seconds are CPU seconds (on a GPU, wall-clock), the median of the repeats; memory is the peak with
 weights, gradients and optimizer state. The limits count floating-point operations: 3 for a forward
-and backward pass, 1 for the forward pass of a frozen branch. Model FLOP utilisation leaves out
-attention scores. Linux only.
+and backward pass, 1 for the forward pass of a frozen branch, and 2 for a strong branch of which only
+an adapter trains, whose own operations are not counted. Model FLOP utilisation leaves out attention
+scores. Linux only.
 """
 
 import argparse
@@ -26,16 +27,18 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from wdl.data.encoding import Batch
+from wdl.models.lora import Lora
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import ModelSource
 
-OPERATIONS = {"sft": 3, "frozen": 4, "both": 6}
-"""Passes through a branch, a backward pass being as much as two forward."""
+OPERATIONS = {"sft": 3, "frozen": 4, "both": 6, "lora": 3}
+"""Passes through a branch, a backward pass being as much as two forward: one for the gradients of
+activations, one for those of weights."""
 VOCABULARY = 4096
 
 
 def main() -> None:
-    """Measure the three variants, each in a process of its own, and print a row for each."""
+    """Measure the variants, each in a process of its own, and print a row for each."""
     arguments = parse()
     if arguments.variant:
         print(json.dumps(measure(arguments)))
@@ -114,6 +117,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         None if arguments.variant == "sft" else source,
         lam=1.0 if arguments.variant == "sft" else 0.5,
         train_weak=arguments.variant == "both",
+        lora=Lora() if arguments.variant == "lora" else None,
     )
     module.configure_model()
     module.to("cuda" if cuda else "cpu")

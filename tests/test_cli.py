@@ -54,6 +54,15 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--data.selection.weights", "best"], "data.selection.weights"),
         (["--data.selection.alpha", "-1"], "alpha, beta and gamma must not be negative"),
         (["--trainer.strategy.init_args.offload_parameters", "true"], "offload_parameters"),
+        (["--model.weak_dtype", "bfloat16"], "model.weak_dtype: bfloat16 is for a weak branch"),
+        (
+            [
+                *("--model.train_weak", "false", "--model.weak_dtype", "bfloat16"),
+                *("--trainer.strategy.init_args.stage", "3"),
+            ],
+            "model.weak_dtype: ZeRO stage 3 shards all weights in one dtype",
+        ),
+        (["--model.lora.rank", "8"], "model.train_weak: with model.lora"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--trainer.accumulate_grad_batches", "4"], "trainer.accumulate_grad_batches: it follows"),
     ],

@@ -116,10 +116,16 @@ class WeakDrivenCLI(LightningCLI):
                 "trainer.accumulate_grad_batches: it follows from data.batch_size, "
                 "data.micro_batch_size and the number of processes; leave it out"
             )
+        strategy = self.trainer.strategy
+        if self.model.weak_dtype and isinstance(strategy, DeepSpeed) and strategy.zero_stage_3:
+            raise UserError(
+                "model.weak_dtype: ZeRO stage 3 shards all weights in one dtype; use stage 1 or 2, "
+                "or leave weak_dtype out"
+            )
         checkpoint = self.config[self.subcommand].ckpt_path
         if self.subcommand == "fit" and checkpoint is not None:
-            if isinstance(self.trainer.strategy, DeepSpeed):
-                self.trainer.strategy.check_resumable(Path(checkpoint))
+            if isinstance(strategy, DeepSpeed):
+                strategy.check_resumable(Path(checkpoint))
             elif Path(checkpoint).is_dir():
                 raise UserError(
                     f"{checkpoint}: DeepSpeed wrote this checkpoint; go on with trainer.strategy "

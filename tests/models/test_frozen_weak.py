@@ -8,8 +8,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers import AutoModelForCausalLM
 
 from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.export import gather_weights
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
 from wdl.strategies import DeepSpeed
@@ -21,6 +23,7 @@ def fit(
     steps: int,
     stage: Literal[1, 2] = 2,
     resumed: Path | None = None,
+    weak_dtype: Literal["bfloat16"] | None = None,
     watch: Callable[[WeakDrivenModule], None] = lambda module: None,
 ) -> tuple[WeakDrivenModule, pl.Trainer]:
     """`steps` steps on 40 rows; a checkpoint after the second in the current folder."""
@@ -31,7 +34,9 @@ def fit(
             watch(pl_module)
 
     strong, weak = map(ModelSource, pair)
-    module = WeakDrivenModule(strong, weak, train_weak=False, gradient_checkpointing=True)
+    module = WeakDrivenModule(
+        strong, weak, train_weak=False, weak_dtype=weak_dtype, gradient_checkpointing=True
+    )
     datamodule = WeakDrivenDataModule(
         DataSource(data),
         *(strong, weak),
@@ -96,3 +101,17 @@ def test_no_graph_no_gradient_no_optimizer_state(sums: Path, pair: tuple[Path, P
     groups = trainer.optimizers[0].param_groups
     optimised = sum(parameter.numel() for group in groups for parameter in group["params"])
     assert optimised == sum(parameter.numel() for parameter in module.strong.parameters())
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_it_may_be_narrower(sums: Path, pair: tuple[Path, Path], stage: Literal[1, 2]) -> None:
+    module, trainer = fit(sums, pair, 5, stage, weak_dtype="bfloat16")
+    whole, wide = fit(sums, pair, 5, stage)
+    assert module.weak is not None
+    assert {p.dtype for p in module.weak.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in module.strong.parameters()} == {torch.float32}
+    before = AutoModelForCausalLM.from_pretrained(pair[1], dtype=torch.bfloat16)
+    kept = gather_weights(module.weak)
+    assert all(torch.equal(kept[name], weight) for name, weight in before.state_dict().items())
+    losses = [run.logged_metrics["val/weak_loss"].item() for run in (trainer, wide)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from wdl.callbacks.export import StrongExport
 
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.export import export_model
+from wdl.export import export_model, gather_weights
 from wdl.metrics.dynamics import MeanDynamics
 from wdl.models import lora as lora_module
 from wdl.models.branches import load_branch
@@ -119,9 +120,9 @@ def test_the_weak_branch_is_in_evaluation_mode(pair: tuple[Path, Path]) -> None:
 
 
 def fit(
-    data: Path, base: Path, steps: int, stage: Literal[1, 2, 3], resumed: Path | None = None
-) -> tuple[WeakDrivenModule, pl.Trainer]:
-    """`steps` steps on 40 rows; a checkpoint after the second in the current folder."""
+    data: Path, base: Path, steps: int, stage: Literal[1, 2], resumed: Path | None = None
+) -> WeakDrivenModule:
+    """`steps` steps on 40 rows; a checkpoint and, unless resumed, the export in this folder."""
     source = ModelSource(base)
     module = WeakDrivenModule(source, source, **SHARED)
     datamodule = WeakDrivenDataModule(
@@ -137,37 +138,41 @@ def fit(
         accelerator="cpu",
         max_steps=steps,
         logger=False,
-        callbacks=[ModelCheckpoint(".", "{step}", every_n_train_steps=2, save_top_k=-1)],
+        callbacks=[
+            ModelCheckpoint(".", "{step}", every_n_train_steps=2, save_top_k=-1),
+            *([StrongExport()] if resumed is None else []),
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     pl.seed_everything(1)
     trainer.fit(module, datamodule, ckpt_path=None if resumed is None else str(resumed))
-    return module, trainer
+    return module
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_checkpoints_hold_the_adapter_and_resume(
     stage: Literal[1, 2], sums: Path, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    whole, trainer = fit(sums, pair[0], 4, stage)
-    optimised = sum(
-        p.numel() for group in trainer.optimizers[0].param_groups for p in group["params"]
-    )
-    adapter = {n: p for n, p in whole.named_parameters() if is_adapter(n)}
-    assert optimised == sum(parameter.numel() for parameter in adapter.values())
-    assert all(p.any() for p in adapter.values())  # B has left 0
+    whole = fit(sums, pair[0], 4, stage)
+    adapter = {n: weight for n, weight in whole.named_parameters() if is_adapter(n)}
+    assert {n for n, p in whole.named_parameters() if p.requires_grad} == adapter.keys()
+    assert all(weight.any() for weight in adapter.values())  # B has left 0
     checkpoint = tmp_path / "step=2.ckpt"
     (file,) = checkpoint.rglob("*model_states.pt")
     stored = torch.load(file, weights_only=False)
     assert {n for n in stored["module"] if n.startswith("branches.")} == adapter.keys()
     assert not stored.get("frozen_param_fragments")
+    resumed = fit(sums, pair[0], 4, stage, checkpoint)
+    ours, theirs = gather_weights(whole.strong), gather_weights(resumed.strong)
+    assert all(torch.equal(theirs[name], weight) for name, weight in ours.items())
     before = AutoModelForCausalLM.from_pretrained(pair[0]).state_dict()
-    after = {n.replace(".base_layer.", "."): w for n, w in whole.strong.state_dict().items()}
-    assert all(torch.equal(after[name], weight) for name, weight in before.items())
-    resumed, _ = fit(sums, pair[0], 4, stage, checkpoint)
-    for name, parameter in resumed.named_parameters():
-        assert torch.equal(parameter, whole.get_parameter(name))
+    plain = {n.replace(".base_layer.", "."): weight for n, weight in ours.items()}
+    assert all(torch.equal(plain[name], weight) for name, weight in before.items())
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "strong").state_dict()
+    expected = merge_adapter(ours, LORA)
+    assert all(torch.equal(expected[name], weight) for name, weight in exported.items())
+    assert (tmp_path / "strong" / FOLDER / "adapter_model.safetensors").is_file()
 
 
 def test_what_was_exported_is_taken_up_again(

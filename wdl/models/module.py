@@ -66,6 +66,8 @@ class WeakDrivenModule(pl.LightningModule):
         lam: λ, the share of the strong branch in the mixture, in [0, 1].
         train_weak: Whether the weak branch trains too (paper v2) or stays as it is (paper v1); then
             checkpoints hold its hash alone, and resuming reads it from ``weak`` again.
+        weak_dtype: Of the weights of a weak branch that does not train, to save memory where the
+            strong one trains in float32; like the strong one's by default.
         pretrained: False starts the strong branch from random weights, by its configuration.
         optimizer: Optimizer of everything that trains.
         schedule: Course of the learning rate after the warm-up.
@@ -84,6 +86,7 @@ class WeakDrivenModule(pl.LightningModule):
         weak: ModelSource | None = None,
         lam: float = 0.5,
         train_weak: bool = True,
+        weak_dtype: Literal["bfloat16", "float16"] | None = None,
         pretrained: bool = True,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(
             parameters, lr=1e-5, weight_decay=0.0
@@ -105,11 +108,17 @@ class WeakDrivenModule(pl.LightningModule):
             raise UserError(
                 f"model.dynamics.every_n_steps: {dynamics.every_n_steps} must be at least 1"
             )
+        if weak_dtype is not None and (weak is None or train_weak or lora is not None):
+            raise UserError(
+                f"model.weak_dtype: {weak_dtype} is for a weak branch that has weights of its own "
+                "and does not train; set model.train_weak to false, or leave weak_dtype out"
+            )
         if lora is not None:
             check_lora(lora, strong, weak, train_weak, pretrained)
         self.sources = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
         self.lam = lam
         self.train_weak = train_weak
+        self.weak_dtype = weak_dtype
         self.pretrained = pretrained
         self.optimizer = optimizer
         self.schedule = schedule
@@ -154,7 +163,9 @@ class WeakDrivenModule(pl.LightningModule):
             return
         dtype = torch.get_default_dtype()
         for name, source in self.sources.items():
-            if self.lora is None:
+            if name == "weak" and self.weak_dtype is not None:
+                branch = load_branch(source, getattr(torch, self.weak_dtype))
+            elif self.lora is None:
                 branch = load_branch(source, dtype, self.pretrained or name == "weak")
             elif name == "weak":
                 continue  # the strong branch without its adapter
