@@ -89,7 +89,8 @@ STEPS: dict[str, Callable[[Path, int], None]] = {
 
 def peak() -> int:
     """Highest resident memory so far, in KiB; unlike ru_maxrss, without that of the parent."""
-    (line,) = (line for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM"))
     return int(line.split()[1])
 
 

@@ -7,9 +7,9 @@ A step is forward and backward pass, clipping and AdamW on one batch, by the mod
 trains, on a random Qwen3 in which the backbone dominates. Each variant runs in a fresh process.
 Seconds are CPU seconds (on a GPU, wall-clock), the median of the repeats; memory is the peak with
 weights, gradients and optimizer state. The limits count floating-point operations: 3 for a forward
-and backward pass, 1 for the forward pass of a frozen branch, and 2 for a strong branch of which only
-an adapter trains, whose own operations are not counted. Model FLOP utilisation leaves out attention
-scores. Linux only.
+and backward pass, 1 for the forward pass of a frozen branch, and 2 for a strong branch of which
+only an adapter trains, whose own operations are not counted. Model FLOP utilisation leaves out
+attention scores. Linux only.
 """
 
 import argparse

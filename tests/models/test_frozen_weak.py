@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM
 
 from wdl.data.module import Selection, WeakDrivenDataModule
-from wdl.export import gather_weights
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
+from wdl.shards import gather_weights
 from wdl.strategies import DeepSpeed
 
 
@@ -106,7 +106,7 @@ def test_no_graph_no_gradient_no_optimizer_state(sums: Path, pair: tuple[Path, P
 @pytest.mark.parametrize("stage", [1, 2])
 def test_it_may_be_narrower(sums: Path, pair: tuple[Path, Path], stage: Literal[1, 2]) -> None:
     module, trainer = fit(sums, pair, 5, stage, weak_dtype="bfloat16")
-    whole, wide = fit(sums, pair, 5, stage)
+    _, wide = fit(sums, pair, 5, stage)
     assert module.weak is not None
     assert {p.dtype for p in module.weak.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in module.strong.parameters()} == {torch.float32}

@@ -15,13 +15,14 @@ from wdl.callbacks.export import StrongExport
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.export import export_model, gather_weights
+from wdl.export import export_model
 from wdl.metrics.dynamics import MeanDynamics
 from wdl.models import lora as lora_module
 from wdl.models.branches import load_branch
 from wdl.models.lora import FOLDER, Lora, is_adapter, merge_adapter, save_adapter
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
+from wdl.shards import gather_weights
 from wdl.strategies import DeepSpeed
 
 LORA = Lora(rank=4, alpha=6)
