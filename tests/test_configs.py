@@ -9,7 +9,7 @@ from conftest import CONFIGS
 from wdl.cli import main
 
 BASES = ["joint.yaml", "sft.yaml"]
-NOT_A_RUN = ["pipeline.yaml"]
+NOT_A_RUN = ["pipeline.yaml", "pipeline-rounds.yaml"]
 OVERLAYS = sorted(
     file.name for file in CONFIGS.glob("*.yaml") if file.name not in BASES + NOT_A_RUN
 )

@@ -25,6 +25,7 @@ VERBS = {
     "prepare": "verified samples of AM-DeepSeek-R1-Distilled, as one file",
     "score": "entropy of every sample under a model, as a file",
     "pipeline": "run stages in order, skipping what is done",
+    "pipeline status": "what has become of each stage",
     "tiny": "write the embedded default: tiny Qwen3, tokenizer and arithmetic data",
 }
 # imported on demand, since some of them import torch
@@ -34,7 +35,8 @@ FUNCTIONS = {
     "compare": ("wdl.evaluation.compare", "compare"),
     "prepare": ("wdl.prepare", "prepare"),
     "score": ("wdl.data.score", "score"),
-    "pipeline": ("wdl.pipeline", "run_pipeline"),
+    "pipeline": ("wdl.pipeline.commands", "run_pipeline"),
+    "pipeline status": ("wdl.pipeline.commands", "show_status"),
     "tiny": ("wdl.tiny", "write_tiny"),
 }
 
@@ -43,7 +45,7 @@ USAGE = f"""usage: wdl VERB [options]
 Weak-driven post-training: make a language model better with nothing but its own weaker past.
 
 verbs:
-{os.linesep.join(f"  {verb:<10} {text}" for verb, text in VERBS.items())}
+{os.linesep.join(f"  {verb:<15} {text}" for verb, text in VERBS.items())}
 
 wdl VERB --help           lists the options of a verb
 wdl VERB --print_config   writes them as YAML
@@ -67,7 +69,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: list[str]) -> None:
-    verb, rest = args[0], args[1:]
+    length = 2 if " ".join(args[:2]) in VERBS else 1
+    verb, rest = " ".join(args[:length]), args[length:]
     if verb not in VERBS:
         raise UserError(f"{verb}: there is no such verb; choose from {', '.join(VERBS)}")
     if verb in ("fit", "validate"):
@@ -76,23 +79,26 @@ def _run(args: list[str]) -> None:
 
         run(args)
     else:
-        module, function = FUNCTIONS[verb]
-        _call(verb, getattr(import_module(module), function), rest)
+        function, parser = function_parser(verb)
+        options: dict[str, Any] = parser.instantiate(parser.parse_args(rest)).as_dict()
+        options.pop("config", None)
+        function(**options)
 
 
-def _call(verb: str, function: Callable[..., None], args: list[str]) -> None:
+def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
+    """What a verb of ``FUNCTIONS`` calls, and the parser of its options."""
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UserError(f"wdl {verb}: {message}; see wdl {verb} --help") from ex
 
+    module, name = FUNCTIONS[verb]
+    function = getattr(import_module(module), name)
     parser = Parser(prog=f"wdl {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file with these options.")
     parser.add_function_arguments(function, as_positional=verb == "compare")
-    options: dict[str, Any] = parser.instantiate(parser.parse_args(args)).as_dict()
-    options.pop("config", None)
-    function(**options)
+    return function, parser
 
 
 def _report(error: UserError) -> NoReturn:

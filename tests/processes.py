@@ -1,0 +1,34 @@
+"""Watching processes that a test has started."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# says that it runs, and which signals it gets; ends at the second one
+LISTEN = """
+import os, signal, sys
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: heard.append(number))
+print("pid", os.getpid())
+while len(heard) < {count}:
+    signal.pause()
+print("heard", *map(int, heard))
+sys.exit(7)
+"""
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ended(process: int) -> bool:
+    """Whether it is gone, or dead and waiting for its parent to notice."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"

@@ -1,0 +1,177 @@
+"""What a step depends on, by content: its command, what it reads, and the steps before it.
+
+Neither touching a file nor moving the pipeline counts as a change. Contents are read once: like
+git's index, a memory of sizes and times of change says which hash still holds.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import wdl
+from wdl.errors import UserError
+from wdl.files import write_json
+from wdl.pipeline.parsing import parse
+from wdl.pipeline.stages import Step
+
+# A file that changed this short a time ago may change again without a new time of change.
+SETTLED = 2e9
+Inputs = dict[str, str]
+
+
+class Fingerprints:
+    """Hashes of contents, and what the stages' commands read.
+
+    Args:
+        memory: File that remembers both.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self._file = memory
+        known = json.loads(memory.read_text()) if memory.is_file() else {}
+        self._hashes: dict[str, list] = known.get("files", {})
+        self._commands: dict[str, Inputs] = known.get("commands", {})
+
+    def save(self) -> None:
+        """Remember what is known now."""
+        write_json(self._file, {"files": self._hashes, "commands": self._commands})
+
+    def of(self, path: Path) -> str:
+        """SHA-256 of a file, or of the names and contents of all files in a folder."""
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            parts = [f"{file.relative_to(path)}\0{self._of_file(file)}" for file in files]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return self._of_file(path)
+
+    def _of_file(self, file: Path) -> str:
+        state = file.stat()
+        seen = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        known = self._hashes.get(str(file))
+        if known is not None and known[:-1] == seen:
+            return known[-1]
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._hashes.pop(str(file), None)
+        if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED:
+            self._hashes[str(file)] = [*seen, content]
+        return content
+
+    def read_by(self, steps: Sequence[Step]) -> list[Inputs]:
+        """What each step's command reads, by option; parses those that are not known yet.
+
+        Raises:
+            UserError: Everything that is wrong with the commands.
+        """
+        keys = [self._command_key(step.words) for step in steps]
+        new = [number for number, key in enumerate(keys) if key not in self._commands]
+        faults = []
+        parsed_steps = parse([steps[number].words for number in new]) if new else []
+        for number, parsed in zip(new, parsed_steps, strict=True):
+            faults += [f"stage {steps[number].name}: {line}" for line in parsed.get("faults", [])]
+            if "inputs" in parsed:
+                self._commands[keys[number]] = parsed["inputs"]
+        if faults:
+            raise UserError(*faults)
+        self._commands = {key: self._commands[key] for key in keys}
+        return [self._commands[key] for key in keys]
+
+    def _command_key(self, words: Sequence[str]) -> str:
+        """Words and the files that they name, among them configurations."""
+        named = [self._of_file(file) for file in _candidates(words) if file.is_file()]
+        return _digest([wdl.__version__, os.getcwd(), *words, *named])
+
+
+class StepInputs:
+    """Digests of the inputs of a pipeline's steps.
+
+    Args:
+        steps: All steps.
+        here: Folder of the YAML.
+        root: Folder of the pipeline.
+        fingerprints: Hashes of contents.
+        reads: What each command reads, by option.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        here: Path,
+        root: Path,
+        fingerprints: Fingerprints,
+        reads: Sequence[Inputs],
+    ) -> None:
+        self._steps = steps
+        self._root = root
+        # longest first: one may lie within the other
+        self._places = sorted({str(here), str(root)}, key=len, reverse=True)
+        self._fingerprints = fingerprints
+        self._reads = reads
+
+    def check(self) -> None:
+        """Look for what no step will have written.
+
+        Raises:
+            UserError: A file or folder is not there; one line for each.
+        """
+        faults = [
+            f"stage {step.name}: {option}: there is no {path}, and no earlier stage writes it"
+            for number, step in enumerate(self._steps)
+            for option, value in self._reads[number].items()
+            for path in _candidates([value])
+            if path.is_absolute() and not path.exists() and not self._made_before(path, number)
+        ]
+        if faults:
+            raise UserError(*faults)
+
+    def digest(self, number: int, before: str) -> str:
+        """Of the step at position ``number``.
+
+        Args:
+            number: Position of the step.
+            before: What tells the run of the step before it from any other, or "".
+        """
+        step = self._steps[number]
+        content = [
+            f"{option}\0{self._fingerprints.of(path)}"
+            for option, value in sorted(self._reads[number].items())
+            for path in _candidates([value])
+            if self._counts(path, number)
+        ]
+        content += [
+            self._fingerprints.of(path)
+            for path in _candidates(step.words)
+            if (path.is_file() or self._made_before(path, number)) and self._counts(path, number)
+        ]
+        return _digest([wdl.__version__, before, *map(self._anywhere, step.words), *content])
+
+    def _counts(self, path: Path, number: int) -> bool:
+        """Outputs do not: what lies in the pipeline's folder, but in no earlier step's."""
+        inside = path.absolute().is_relative_to(self._root)
+        return path.exists() and (not inside or self._made_before(path, number))
+
+    def _made_before(self, path: Path, number: int) -> bool:
+        folders = [self._root / step.name for step in self._steps[:number]]
+        return any(path.absolute().is_relative_to(folder) for folder in folders)
+
+    def _anywhere(self, word: str) -> str:
+        """The word as it would be wherever the pipeline and its YAML stood."""
+        for number, place in enumerate(self._places):
+            word = word.replace(place, f"{{{number}}}")
+        return word
+
+
+def _candidates(texts: Sequence[str]) -> Iterator[Path]:
+    """What may be a path: a text, or in NAME=PATH,NAME=PATH each of its parts."""
+    for text in texts:
+        for part in re.split("[,=]", text):
+            if part:
+                yield Path(part)
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

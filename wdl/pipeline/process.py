@@ -1,0 +1,233 @@
+"""One command in a process of its own, shown on the screen and kept in a log.
+
+On a terminal the command writes to a terminal too (a pseudo-terminal), so that progress bars look
+as they do without a pipeline. The log is to be read later: of a bar that is redrawn in place it
+keeps the last state and one every half a minute.
+
+Signals go on to the command, once, and whatever it has started ends with it. Should the pipeline
+be killed outright, the kernel tells the command to end (Linux).
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REDRAW_SECONDS = 30
+STEP_SECONDS = 0.2
+SCREEN = 1
+
+_ESCAPE = re.compile(rb"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07)")
+# A line break before a return moves down to a second bar, below one that is not done.
+_ENDS = re.compile(rb"(\n\r|\r|\n(?=[^\r]))")
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class Signals:
+    """Forwards what would end the pipeline to the command that it runs.
+
+    Between commands such a signal ends the pipeline itself, with exit code 128 + number.
+
+    Attributes:
+        received: The last signal that was forwarded.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._child: subprocess.Popen | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator["Signals"]:
+        """Catch signals, on the main thread; what is ignored (``nohup``) stays so."""
+        before = {number: signal.getsignal(number) for number in FORWARDED}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def to(self, child: subprocess.Popen) -> Iterator[None]:
+        """Forward them to ``child`` meanwhile."""
+        self._child = child
+        try:
+            yield
+        finally:
+            self._child = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._child is None:
+            raise SystemExit(128 + number)
+        self.received = signal.Signals(number)
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGINT:  # as a terminal does
+                os.killpg(self._child.pid, number)
+            else:
+                os.kill(self._child.pid, signal.SIGTERM)
+
+
+def run_logged(
+    command: Sequence[str], log: Path, signals: Signals, keep_open: Sequence[int] = ()
+) -> int:
+    """Run ``command`` to its end and append what it writes to ``log``.
+
+    Args:
+        command: Program and arguments.
+        log: Gets the output without colours and redrawn lines.
+        signals: Catches what is to be forwarded.
+        keep_open: File descriptors that the command holds too; a lock, say.
+
+    Returns:
+        Its exit code; 128 + number if a signal ended it.
+    """
+    sys.stdout.flush()
+    on_terminal = os.isatty(SCREEN)
+    ours, theirs = _terminal() if on_terminal else os.pipe()
+    with log.open("ab", buffering=0) as stream:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # a terminal's Ctrl-C would reach it beside ours, and twice means stop at once
+            start_new_session=True,
+            preexec_fn=partial(_end_with, os.getpid()),  # safe: there is no other thread
+            pass_fds=keep_open,
+        )
+        os.close(theirs)
+        with signals.to(child), _resized(ours) if on_terminal else contextlib.nullcontext():
+            copy = _Copy(stream)
+            _copy_until_end(ours, child, copy)
+            code = child.wait()
+        copy.finish()
+        os.close(ours)
+    return code if code >= 0 else 128 - code
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when ``parent`` dies."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _terminal() -> tuple[int, int]:
+    """Both ends of a terminal of the screen's size, which leaves line ends as they are."""
+    ours, theirs = pty.openpty()
+    _copy_size(ours)
+    settings = termios.tcgetattr(theirs)
+    settings[1] &= ~termios.OPOST
+    termios.tcsetattr(theirs, termios.TCSANOW, settings)
+    return ours, theirs
+
+
+def _copy_size(terminal: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, fcntl.ioctl(SCREEN, termios.TIOCGWINSZ, bytes(8)))
+
+
+@contextlib.contextmanager
+def _resized(terminal: int) -> Iterator[None]:
+    """Give ``terminal`` each new size of the screen."""
+    before = signal.signal(signal.SIGWINCH, lambda number, frame: _copy_size(terminal))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+
+
+def _copy_until_end(source: int, child: subprocess.Popen, copy: "_Copy") -> None:
+    """Copy the command's output until it has ended, then end what it left behind."""
+    wait = os.WEXITED | os.WNOWAIT  # its number stays taken until the caller waits for it
+    open_ended = True
+    while open_ended and os.waitid(os.P_PID, child.pid, wait | os.WNOHANG) is None:
+        open_ended = _copy_some(source, copy, STEP_SECONDS)
+    os.waitid(os.P_PID, child.pid, wait)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    while open_ended and select.select([source], [], [], 0)[0]:
+        open_ended = _copy_some(source, copy, 0)
+
+
+def _copy_some(source: int, copy: "_Copy", seconds: float) -> bool:
+    """Wait for output; whether there can be more of it."""
+    if not select.select([source], [], [], seconds)[0]:
+        copy.pause()
+        return True
+    try:
+        data = os.read(source, 1 << 16)
+    except OSError:  # how a terminal says that the other end is closed
+        return False
+    copy.write(data)
+    return bool(data)
+
+
+class _Copy:
+    """Output on the screen as it comes, and in a log as lines."""
+
+    def __init__(self, log: BinaryIO) -> None:
+        self._log = log
+        self._screen_is_there = True
+        self._rest = b""
+        self._redrawn = b""
+        self._logged_at = 0.0
+
+    def write(self, data: bytes) -> None:
+        """Show and log ``data``."""
+        self._show(data)
+        *parts, self._rest = _ENDS.split(self._rest + data)
+        for text, end in zip(parts[::2], parts[1::2], strict=True):
+            self._take(text, redraws=end != b"\n")
+
+    def pause(self) -> None:
+        """Nothing follows for the moment, so that a line break at the end is one."""
+        if self._rest.endswith(b"\n"):
+            self._take(self._rest[:-1], redraws=False)
+            self._rest = b""
+
+    def finish(self) -> None:
+        """Log what did not end with a line break."""
+        self.pause()
+        if self._rest or self._redrawn:
+            self._take(self._rest, redraws=False)
+
+    def _show(self, data: bytes) -> None:
+        while data and self._screen_is_there:
+            try:
+                data = data[os.write(SCREEN, data) :]
+            except OSError:  # the terminal was closed; the command need not care
+                self._screen_is_there = False
+
+    def _take(self, text: bytes, redraws: bool) -> None:
+        """A piece of output, and whether another is drawn in its place."""
+        text = _ESCAPE.sub(b"", text).rstrip()
+        if not redraws:
+            self._line(text or self._redrawn)
+            return
+        self._redrawn = text or self._redrawn
+        if self._redrawn and time.monotonic() - self._logged_at > REDRAW_SECONDS:
+            self._line(self._redrawn)
+
+    def _line(self, text: bytes) -> None:
+        self._log.write(text + b"\n")
+        self._redrawn = b""
+        self._logged_at = time.monotonic()

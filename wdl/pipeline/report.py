@@ -1,0 +1,110 @@
+"""``report.json`` and ``report.md``: how long each stage took, how fast it was, what came of it.
+
+    {"seconds": 61.2, "stages": [{"name": "sft", "state": "done", "seconds": 40.1, "attempts": 1,
+     "throughput": {"tokens_per_second": 5120.0}, "metrics": {"val/loss": 0.41, ...}, ...}]}
+
+Throughput is over the whole stage: loading, grading and all attempts included.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wdl.files import write_json, write_text
+from wdl.pipeline.record import LOG, Record
+from wdl.pipeline.stages import Step
+
+
+def write_report(steps: Sequence[Step], root: Path) -> None:
+    """Write both to the pipeline's folder, atomically."""
+    stages = [_stage(step, root / step.name) for step in steps]
+    seconds = round(sum(stage.get("seconds", 0) for stage in stages), 1)
+    write_json(root / "report.json", {"seconds": seconds, "stages": stages})
+    write_text(root / "report.md", _markdown(stages, seconds))
+
+
+def duration(seconds: float) -> str:
+    """As 4.2 s, 3 m 05 s or 2 h 07 m."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} m {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} m"
+
+
+def _stage(step: Step, folder: Path) -> dict[str, Any]:
+    record = Record.read(folder)
+    if record is None:
+        return {"name": step.name, "state": "waiting"}
+    stage = {
+        "name": step.name,
+        "state": record.state,
+        "seconds": record.seconds,
+        "attempts": record.attempts,
+        "exit_code": record.exit_code,
+        "began": record.began,
+        "ended": record.ended,
+        "command": record.command,
+        "log": str(folder / LOG),
+    }
+    if record.state == "done":
+        amounts, metrics = _outcome(step, folder)
+        stage["throughput"] = {
+            f"{unit}_per_second": round(amount / record.seconds, 3)
+            for unit, amount in amounts.items()
+            if record.seconds
+        }
+        stage["metrics"] = metrics
+    return stage
+
+
+def _outcome(step: Step, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """How much a stage has worked off, by unit; and its metrics, by name."""
+    verb, out = step.words[0], Path(_option(step.words, "out") or "")
+    if verb == "fit" and (written := folder / "latest" / "results.json").is_file():
+        found = json.loads(written.read_text())
+        graded = {f"exact_match/{k}": v for k, v in found.get("exact_match", {}).items()}
+        amounts = {"tokens": found["tokens"]["strong_after"], "steps": found["steps"]}
+        return amounts, {**found["validation"], **graded}
+    if verb == "evaluate" and (out / "summary.json").is_file():
+        models = json.loads((out / "summary.json").read_text())["models"]
+        results = {
+            f"{benchmark}/{label}": graded["results"]
+            for label, benchmarks in models.items()
+            for benchmark, graded in benchmarks.items()
+        }
+        answers = sum(result["answers"] for result in results.values())
+        return {"answers": answers}, {name: r["accuracy"] for name, r in results.items()}
+    if verb in ("score", "prepare") and out.is_file():
+        with out.open("rb") as lines:
+            return {"samples": sum(1 for _ in lines)}, {}
+    return {}, {}
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    for word, following in zip(words, [*words[1:], None], strict=True):
+        if word == f"--{name}":
+            return following
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _markdown(stages: Sequence[dict[str, Any]], seconds: float) -> str:
+    lines = ["# Pipeline", "", f"{duration(seconds)} in all.", ""]
+    lines += ["| stage | state | duration | attempts | throughput |", "|---|---|--:|--:|---|"]
+    for stage in stages:
+        speed = ", ".join(
+            f"{value:,.4g} {name.replace('_per_second', '/s')}"
+            for name, value in stage.get("throughput", {}).items()
+        )
+        took = duration(stage["seconds"]) if "seconds" in stage else ""
+        attempts = stage.get("attempts", "")
+        lines.append(f"| {stage['name']} | {stage['state']} | {took} | {attempts} | {speed} |")
+    for stage in stages:
+        if stage.get("metrics"):
+            lines += ["", f"## {stage['name']}", "", "| metric | value |", "|---|--:|"]
+            lines += [f"| {name} | {value:.4g} |" for name, value in stage["metrics"].items()]
+    return "\n".join(lines) + "\n"
