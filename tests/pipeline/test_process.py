@@ -121,10 +121,10 @@ def test_what_a_command_leaves_behind_ends_with_it() -> None:
     code = (
         "import subprocess, sys, time\n"
         "left = subprocess.Popen([sys.executable, '-c', 'while True: print(1, flush=True)'])\n"
-        "time.sleep(0.3); print('pid', left.pid)"
+        "time.sleep(0.2); open('pid', 'w').write(str(left.pid))"
     )
     assert run(code) == 0
-    wait_for(lambda: ended(process_in_log()))
+    wait_for(lambda: ended(int(Path("pid").read_text())))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's service to orphans is Linux's")

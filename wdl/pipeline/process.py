@@ -1,8 +1,7 @@
 """One command in a process of its own, shown on the screen and kept in a log.
 
 On a terminal the command writes to a terminal too (a pseudo-terminal), so that progress bars look
-as they do without a pipeline. The log is to be read later: of a bar that is redrawn in place it
-keeps the last state and one every half a minute.
+as they do without a pipeline.
 
 Signals go on to the command, once, and whatever it has started ends with it. Should the pipeline
 be killed outright, the kernel tells the command to end (Linux).
@@ -13,27 +12,22 @@ import ctypes
 import fcntl
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
+
+from wdl.pipeline.log import LineLog
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-REDRAW_SECONDS = 30
 STEP_SECONDS = 0.2
 SCREEN = 1
 
-_ESCAPE = re.compile(rb"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07)")
-# A line break before a return moves down to a second bar, below one that is not done.
-_ENDS = re.compile(rb"(\n\r|\r|\n(?=[^\r]))")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -115,10 +109,10 @@ def run_logged(
         )
         os.close(theirs)
         with signals.to(child), _resized(ours) if on_terminal else contextlib.nullcontext():
-            copy = _Copy(stream)
+            copy = _Copy(LineLog(stream))
             _copy_until_end(ours, child, copy)
             code = child.wait()
-        copy.finish()
+        copy.log.finish()
         os.close(ours)
     return code if code >= 0 else 128 - code
 
@@ -171,7 +165,7 @@ def _copy_until_end(source: int, child: subprocess.Popen, copy: "_Copy") -> None
 def _copy_some(source: int, copy: "_Copy", seconds: float) -> bool:
     """Wait for output; whether there can be more of it."""
     if not select.select([source], [], [], seconds)[0]:
-        copy.pause()
+        copy.log.pause()
         return True
     try:
         data = os.read(source, 1 << 16)
@@ -184,50 +178,15 @@ def _copy_some(source: int, copy: "_Copy", seconds: float) -> bool:
 class _Copy:
     """Output on the screen as it comes, and in a log as lines."""
 
-    def __init__(self, log: BinaryIO) -> None:
-        self._log = log
+    def __init__(self, log: LineLog) -> None:
+        self.log = log
         self._screen_is_there = True
-        self._rest = b""
-        self._redrawn = b""
-        self._logged_at = 0.0
 
     def write(self, data: bytes) -> None:
         """Show and log ``data``."""
-        self._show(data)
-        *parts, self._rest = _ENDS.split(self._rest + data)
-        for text, end in zip(parts[::2], parts[1::2], strict=True):
-            self._take(text, redraws=end != b"\n")
-
-    def pause(self) -> None:
-        """Nothing follows for the moment, so that a line break at the end is one."""
-        if self._rest.endswith(b"\n"):
-            self._take(self._rest[:-1], redraws=False)
-            self._rest = b""
-
-    def finish(self) -> None:
-        """Log what did not end with a line break."""
-        self.pause()
-        if self._rest or self._redrawn:
-            self._take(self._rest, redraws=False)
-
-    def _show(self, data: bytes) -> None:
+        self.log.write(data)
         while data and self._screen_is_there:
             try:
                 data = data[os.write(SCREEN, data) :]
             except OSError:  # the terminal was closed; the command need not care
                 self._screen_is_there = False
-
-    def _take(self, text: bytes, redraws: bool) -> None:
-        """A piece of output, and whether another is drawn in its place."""
-        text = _ESCAPE.sub(b"", text).rstrip()
-        if not redraws:
-            self._line(text or self._redrawn)
-            return
-        self._redrawn = text or self._redrawn
-        if self._redrawn and time.monotonic() - self._logged_at > REDRAW_SECONDS:
-            self._line(self._redrawn)
-
-    def _line(self, text: bytes) -> None:
-        self._log.write(text + b"\n")
-        self._redrawn = b""
-        self._logged_at = time.monotonic()

@@ -67,7 +67,8 @@ def _outcome(step: Step, folder: Path) -> tuple[dict[str, float], dict[str, floa
         found = json.loads(written.read_text())
         graded = {f"exact_match/{k}": v for k, v in found.get("exact_match", {}).items()}
         amounts = {"tokens": found["tokens"]["strong_after"], "steps": found["steps"]}
-        return amounts, {**found["validation"], **graded}
+        losses = {k: v for k, v in found["validation"].items() if k.endswith("loss")}
+        return amounts, {**losses, **graded}
     if verb == "evaluate" and (out / "summary.json").is_file():
         models = json.loads((out / "summary.json").read_text())["models"]
         results = {

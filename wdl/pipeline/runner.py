@@ -137,7 +137,7 @@ def _locked(root: Path) -> Iterator[int]:
     So a step that outlives a killed pipeline is waited for, and never runs twice at a time.
     """
     root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT)
+    lock = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _acquire(lock, root)
         os.pwrite(lock, f"{os.getpid():<{PID_BYTES}}".encode(), 0)

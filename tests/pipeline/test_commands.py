@@ -1,0 +1,106 @@
+"""``wdl pipeline`` and ``wdl pipeline status`` through the real command."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import CONFIGS
+
+from wdl.cli import main
+from wdl.data.interchange import EntropyTable
+from wdl.data.weights import brownboost
+from wdl.pipeline.commands import status
+from wdl.pipeline.record import Record, State
+from wdl.pipeline.stages import Step
+
+PIPELINE = [sys.executable, "-m", "wdl", "pipeline", "--config", "mine.yaml"]
+
+
+@pytest.fixture
+def rounds(tmp_path: Path, make_branch: Callable[..., Path], sums: Path) -> Path:
+    """The shipped pipeline of two rounds on random branches and forty rows; its folder."""
+    text = (CONFIGS / "pipeline-rounds.yaml").read_text()
+    for shipped, ours in (
+        ("{here}/tiny/weak", make_branch(seed=1)),
+        ("{here}/tiny/strong", make_branch(seed=2)),
+        ("{here}/tiny/train.jsonl", sums),
+        ("{here}/joint.yaml", CONFIGS / "joint.yaml"),
+    ):
+        assert shipped in text
+        text = text.replace(shipped, str(ours))
+    pipeline = yaml.safe_load(text)
+    pipeline["stages"][1]["stages"][1]["command"] += (
+        f" --data.path {sums} --evaluation.benchmark null --trainer.max_epochs 1"
+        " --data.batch_size 8 --data.micro_batch_size 8"
+    )
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(pipeline))
+    return tmp_path / "runs" / "rounds"
+
+
+def test_two_rounds(rounds: Path, capsys: pytest.CaptureFixture[str], sums: Path) -> None:
+    done = subprocess.run(PIPELINE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    first, second = (
+        yaml.safe_load((rounds / name / "latest/config.yaml").read_text())
+        for name in ("joint-1", "joint-2")
+    )
+    assert second["model"]["weak"] == first["model"]["strong"]
+    assert second["model"]["strong"] == str(rounds / "joint-1/latest/strong")
+    assert first["data"]["selection"]["weights"] == "normalised"
+    assert second["data"]["selection"]["weights"] == "brownboost"
+    history = EntropyTable.read(rounds / "score-2" / "entropies.jsonl").rounds()
+    assert history.shape == (3, 40)
+    assert np.array_equal(
+        history[:2], EntropyTable.read(rounds / "score-1" / "entropies.jsonl").rounds()
+    )
+    assert brownboost(history, 0.1, 0.8, 0.1).std() > 0
+
+    report = json.loads((rounds / "report.json").read_text())["stages"]
+    assert [stage["state"] for stage in report] == ["done"] * 5
+    assert report[0]["throughput"]["samples_per_second"] > 0
+    assert report[4]["throughput"]["tokens_per_second"] > 0
+
+    # what is done is looked up without parsing anything again, and only real changes count
+    sums.touch()
+    main(["pipeline", "status", "--config", "mine.yaml"])
+    assert capsys.readouterr().out.count(" done ") == 5
+    sums.write_text(sums.read_text().replace("1 + 1", "1 + 2"))
+    main(["pipeline", "status", "--config", "mine.yaml"])
+    assert capsys.readouterr().out.count(" changed ") == 5
+
+
+def test_one_stage_in_every_state(tmp_path: Path) -> None:
+    steps = [Step(name, ("tiny",)) for name in ("done", "killed", "failed", "changed", "waiting")]
+    records: dict[str, State] = {"done": "done", "killed": "running", "changed": "done"}
+    before = ""
+
+    def digest(number: int, previous: str) -> str:
+        return f"{number} {previous}"
+
+    for number, (name, state) in enumerate(records.items()):
+        record = replace(Record(digest(number, before), "wdl tiny", state), ended=name)
+        record.write(tmp_path / name)
+        before = record.identity
+    shown = {row[0]: row[1] for row in status([steps[n] for n in (0, 1, 3, 4)], tmp_path, digest)}
+    assert shown == {n: n for n in ("done", "killed", "changed", "waiting")}
+
+
+def test_bad_input_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "here: .\nstages:\n- {name: a, command: 'compare a b'}\n- {name: b, comand: tiny}\n"
+    )
+    with pytest.raises(SystemExit) as end:
+        main(["pipeline", "--config", "mine.yaml"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("stage b: there is no key comand") == 1
+    (tmp_path / "mine.yaml").write_text("here: .\nstages: 3\n")
+    with pytest.raises(SystemExit):
+        main(["pipeline", "--config", "mine.yaml"])
+    assert "stages" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,60 @@
+"""All commands are parsed before one runs: what they read, and what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS
+
+from wdl.errors import UserError
+from wdl.pipeline.inputs import Fingerprints
+from wdl.pipeline.parsing import parse
+from wdl.pipeline.stages import Step
+
+
+def test_inputs_and_faults_of_commands(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("data: {path: own.jsonl, selection: {entropies: e.jsonl}}")
+    weak, held_out = CONFIGS / "tiny" / "weak", CONFIGS / "tiny" / "heldout.jsonl"
+    joint = f"--config {CONFIGS}/joint.yaml"
+    fit, typo, score, evaluate, verb, nothing = parse(
+        [
+            command.split()
+            for command in (
+                f"fit {joint} --config own.yaml --model.weak Qwen/Qwen3-4B --runs out",
+                f"fit {joint} --data.pth own.jsonl",
+                f"score --model {weak} --data own.jsonl --out o.jsonl",
+                f"evaluate --model a={weak},b=x/y --benchmarks gsm8k --data {held_out} --out o",
+                "train",
+                "tiny --help",
+            )
+        ]
+    )
+    assert fit["inputs"] == {
+        "model.strong": str(CONFIGS / "tiny" / "strong"),
+        "model.weak": "Qwen/Qwen3-4B",
+        "data.path": str(tmp_path / "own.jsonl"),
+        "data.strong": str(CONFIGS / "tiny" / "strong"),
+        "data.weak": "Qwen/Qwen3-4B",
+        "data.selection.entropies": str(tmp_path / "e.jsonl"),
+        "evaluation.data": str(held_out),
+    }
+    assert "--data.pth" in typo["faults"][0] and "see wdl fit --help" in typo["faults"][0]
+    assert score["inputs"] == {"model": str(weak), "data": str(tmp_path / "own.jsonl")}
+    assert evaluate["inputs"] == {"model": f"a={weak},b=x/y", "data": str(held_out)}
+    assert "train: there is no such verb" in verb["faults"][0]
+    assert "runs nothing" in nothing["faults"][0]
+
+
+def test_what_is_known_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Step("a", ("compare", "x", "y"))
+    fingerprints = Fingerprints(Path("memory"))
+    assert fingerprints.read_by([step]) == [{}]
+    fingerprints.save()
+    monkeypatch.setattr("wdl.pipeline.inputs.parse", lambda _: pytest.fail("parsed again"))
+    assert Fingerprints(Path("memory")).read_by([step]) == [{}]
+
+
+def test_a_fault_names_its_stage() -> None:
+    steps = [Step("a", ("compare", "x", "y")), Step("b", ("train",)), Step("c", ("compare",))]
+    with pytest.raises(UserError) as error:
+        Fingerprints(Path("memory")).read_by(steps)
+    assert [fault.partition(": ")[0] for fault in error.value.faults] == ["stage b", "stage c"]

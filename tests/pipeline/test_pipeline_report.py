@@ -1,0 +1,71 @@
+"""The report: JSON and Markdown, of stages of every kind and in every state."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wdl.files import write_json
+from wdl.pipeline.record import Record
+from wdl.pipeline.report import duration, write_report
+from wdl.pipeline.stages import Step
+
+ROOT = Path("out")
+STEPS = [
+    Step("score", ("score", f"--out={ROOT}/score/e.jsonl")),
+    Step("joint", ("fit", "--name", "joint")),
+    Step("grades", ("evaluate", "--out", f"{ROOT}/grades")),
+    Step("broken", ("tiny",)),
+    Step("next", ("tiny",)),
+]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (4.16, "4.2 s"),
+        (59.9, "59.9 s"),
+        (185, "3 m 05 s"),
+        (7625, "2 h 07 m"),
+        (90000, "25 h 00 m"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_report_of_everything() -> None:
+    for name, state in (
+        ("score", "done"),
+        ("joint", "done"),
+        ("grades", "done"),
+        ("broken", "failed"),
+    ):
+        Record("inputs", "wdl", state, 2, 50.0, exit_code=0).write(ROOT / name)  # type: ignore[arg-type]
+    (ROOT / "score" / "e.jsonl").write_text("{}\n" * 100)
+    results = {
+        "steps": 10,
+        "tokens": {"strong_after": 5000},
+        "validation": {"val/loss": 0.5, "val/dynamics/margin/weak": 3.0},
+        "exact_match": {"strong_after": 0.75},
+    }
+    write_json(ROOT / "joint" / "latest" / "results.json", results)
+    graded = {"results": {"accuracy": 0.25, "answers": 200}}
+    write_json(ROOT / "grades" / "summary.json", {"models": {"weak": {"gsm8k": graded}}})
+    write_report(STEPS, ROOT)
+
+    report = json.loads((ROOT / "report.json").read_text())
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    assert report["seconds"] == 200
+    assert stages["score"]["throughput"] == {"samples_per_second": 2.0}
+    assert stages["joint"]["throughput"] == {"tokens_per_second": 100.0, "steps_per_second": 0.2}
+    assert stages["joint"]["metrics"] == {"val/loss": 0.5, "exact_match/strong_after": 0.75}
+    assert stages["grades"]["throughput"] == {"answers_per_second": 4.0}
+    assert stages["grades"]["metrics"] == {"gsm8k/weak": 0.25}
+    assert stages["broken"]["state"] == "failed" and "metrics" not in stages["broken"]
+    assert stages["next"] == {"name": "next", "state": "waiting"}
+
+    lines = (ROOT / "report.md").read_text().splitlines()
+    assert "| joint | done | 50.0 s | 2 | 100 tokens/s, 0.2 steps/s |" in lines
+    assert "| next | waiting |  |  |  |" in lines
+    assert "| exact_match/strong_after | 0.75 |" in lines
