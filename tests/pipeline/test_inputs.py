@@ -55,9 +55,9 @@ def test_contents_are_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) ->
     first = Fingerprints(Path("memory"))
     before = first.of(weights)
     first.save()
-    monkeypatch.setattr(module.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
-    assert Fingerprints(Path("memory")).of(weights) == before
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(module.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+        assert Fingerprints(Path("memory")).of(weights) == before
     state = weights.stat()
     weights.write_text("4321")
     os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))  # and the size is the same
@@ -82,7 +82,7 @@ def test_what_a_step_depends_on(
     steps = [
         Step("first", ("tiny", "--folder", str(root / "first"))),
         Step("second", ("fit", f"--config={tmp_path}/settings.yaml", "--runs", str(root))),
-        Step("third", ("evaluate", f"--model=a={made},b=org/name", "--cache", f"{root}/cache")),
+        Step("third", ("evaluate", f"--model=a={made},b=org/name", f"--out={root}/third/out")),
     ]
     reads = [{}, {"data.path": str(model)}, {"model": f"a={made},b=org/name"}]
     before = digests(steps, reads, root)
@@ -95,6 +95,7 @@ def test_what_a_step_depends_on(
     (root / "cache" / "output").write_text("its own")
     (root / "first" / "log.txt").write_text("its own")
     (root / "third").mkdir()
+    (root / "third" / "out").write_text("its own")
     assert changed() == [False, False, False]
     (tmp_path / "settings.yaml").write_text("a: 2")
     assert changed() == [False, True, False]

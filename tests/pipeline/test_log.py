@@ -63,10 +63,21 @@ def test_of_a_long_bar_a_state_is_logged_now_and_then(monkeypatch: pytest.Monkey
     log.write(b"\r1%\r2%")
     log.pause()
     assert stream.getvalue() == b""
-    monkeypatch.setattr(module, "SNAPSHOT_SECONDS", 0)
-    log.write(b"\r3%")
-    log.pause()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "SNAPSHOT_SECONDS", 0)
+        log.write(b"\r3%")
+        log.pause()
     log.write(b"\r4%\r5%\n")
     log.finish()
     assert stream.getvalue() == b"3%\n5%\n"
+
+
+def test_a_pause_between_two_states_of_a_group_of_bars() -> None:
+    stream = io.BytesIO()
+    log = LineLog(stream)
+    log.write(b"above 0\nbelow 0\n")
+    for state in (b"1", b"2", b"3"):  # as rich does it
+        log.write((UP + ERASE) * 2 + b"above " + state + b"\nbelow " + state + b"\n")
+        log.pause()
+    log.finish()
+    assert stream.getvalue() == b"above 3\nbelow 3\n"
