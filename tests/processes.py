@@ -8,7 +8,7 @@ from pathlib import Path
 LISTEN = """
 import os, signal, sys
 heard = []
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, lambda number, frame: heard.append(number))
 print("pid", os.getpid())
 while len(heard) < {count}:

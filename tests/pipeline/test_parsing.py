@@ -37,6 +37,7 @@ def test_inputs_and_faults_of_commands(tmp_path: Path) -> None:
         "data.selection.entropies": str(tmp_path / "e.jsonl"),
         "evaluation.data": str(held_out),
     }
+    assert fit["folder"] == str(tmp_path / "out" / "joint")
     assert "--data.pth" in typo["faults"][0] and "see wdl fit --help" in typo["faults"][0]
     assert score["inputs"] == {"model": str(weak), "data": str(tmp_path / "own.jsonl")}
     assert evaluate["inputs"] == {"model": f"a={weak},b=x/y", "data": str(held_out)}
@@ -44,17 +45,29 @@ def test_inputs_and_faults_of_commands(tmp_path: Path) -> None:
     assert "runs nothing" in nothing["faults"][0]
 
 
-def test_what_is_known_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_is_not_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Step("a", ("compare", "x", "y"))
     fingerprints = Fingerprints(Path("memory"))
-    assert fingerprints.read_by([step]) == [{}]
+    assert fingerprints.read_by([step], tmp_path) == [{}]
     fingerprints.save()
     monkeypatch.setattr("wdl.pipeline.inputs.parse", lambda _: pytest.fail("parsed again"))
-    assert Fingerprints(Path("memory")).read_by([step]) == [{}]
+    assert Fingerprints(Path("memory")).read_by([step], tmp_path) == [{}]
 
 
-def test_a_fault_names_its_stage() -> None:
+def test_a_fault_names_its_stage(tmp_path: Path) -> None:
     steps = [Step("a", ("compare", "x", "y")), Step("b", ("train",)), Step("c", ("compare",))]
     with pytest.raises(UserError) as error:
-        Fingerprints(Path("memory")).read_by(steps)
+        Fingerprints(Path("memory")).read_by(steps, tmp_path)
     assert [fault.partition(": ")[0] for fault in error.value.faults] == ["stage b", "stage c"]
+
+
+def test_a_fit_writes_to_the_folder_of_its_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [Step("here", ("fit",)), Step("elsewhere", ("fit",))]
+    parsed = {"inputs": {}, "folder": str(tmp_path / "here")}
+    monkeypatch.setattr("wdl.pipeline.inputs.parse", lambda commands: [parsed] * len(commands))
+    with pytest.raises(UserError) as error:
+        Fingerprints(Path("memory")).read_by(steps, tmp_path)
+    (fault,) = error.value.faults
+    assert fault.startswith(f"stage elsewhere: it would write to {tmp_path}/here")

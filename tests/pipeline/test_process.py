@@ -95,7 +95,12 @@ def test_a_screen_that_is_gone_stops_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("number", "heard"),
-    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, 15)],
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGHUP, 15),
+        (signal.SIGUSR1, 10),
+    ],
 )
 def test_a_signal_reaches_the_command_once(number: int, heard: int) -> None:
     child = start(LISTEN.format(count=1))

@@ -1,5 +1,6 @@
 """Steps run in order, each once; what changed, crashed or was killed runs again."""
 
+import contextlib
 import json
 import os
 import signal
@@ -128,18 +129,19 @@ def test_wrong_input_is_not_retried() -> None:
     assert attempts() == 1
 
 
-def test_a_retried_fit_goes_on_from_its_checkpoint() -> None:
-    checkpoint = ROOT / "fit/version_0/checkpoints/a.ckpt"
-    code = (
-        "import pathlib, sys\nprint(sys.argv[1:])\n"
-        f"c = pathlib.Path('{checkpoint}'); there = c.exists()\n"
-        "c.parent.mkdir(parents=True, exist_ok=True); c.touch(); sys.exit(not there)"
-    )
-    steps = [Step("fit", ("fit", "--x"), retries=1)]
-    run_steps(steps, ROOT, digest_of(steps), (*PYTHON, code))
-    log = (ROOT / "fit/log.txt").read_text().splitlines()
-    assert log[1] == "['fit', '--x']"
-    assert log[3] == f"['fit', '--x', '--ckpt_path', '{checkpoint}']"
+def test_a_fit_goes_on_from_its_checkpoint_unless_its_inputs_have_changed() -> None:
+    code = COUNTED + "import sys; print(sys.argv[1:]); sys.exit(len(open('attempts').read()) < 3)"
+
+    def fit(*words: str) -> list[str]:
+        steps = [Step("fit", ("fit", *words), retries=1)]
+        with contextlib.suppress(UserError):
+            run_steps(steps, ROOT, digest_of(steps), (*PYTHON, code))
+        lines = (ROOT / "fit/log.txt").read_text().splitlines()
+        return [line for line in lines if line.startswith("[")]
+
+    assert fit() == ["['fit']", "['fit', '--ckpt_path', 'last']"]
+    assert fit("-x") == ["['fit', '-x']"]
+    assert fit() == ["['fit']"]
 
 
 def test_a_signal_ends_the_pipeline_with_the_code_of_its_stage() -> None:

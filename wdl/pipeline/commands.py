@@ -4,6 +4,7 @@ wdl pipeline --config configs/pipeline.yaml
 wdl pipeline status --config configs/pipeline.yaml
 """
 
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ def run_pipeline(here: InputPath, stages: Stages, root: str = "runs/pipeline") -
             group of stages with rounds. See configs/pipeline.yaml.
         root: Folder of the pipeline; each stage gets a folder in it, with its log.txt.
     """
-    folder = Path(root).absolute()
+    folder = Path(os.path.abspath(root))
     steps = expand(stages, Path(here), folder)
     run_steps(steps, folder, _digests(steps, Path(here), folder))
 
@@ -48,7 +49,7 @@ def show_status(here: InputPath, stages: Stages, root: str = "runs/pipeline") ->
     from rich.console import Console
     from rich.table import Table
 
-    folder = Path(root).absolute()
+    folder = Path(os.path.abspath(root))
     steps = expand(stages, Path(here), folder)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("stage", "state", "duration", "attempts"):
@@ -94,7 +95,7 @@ def status(steps: Sequence[Step], root: Path, digest: Digest) -> list[tuple[str,
 def _digests(steps: list[Step], here: Path, root: Path) -> Digest:
     """What tells whether the inputs of a step have changed; all commands are looked at first."""
     fingerprints = Fingerprints(root / ".fingerprints.json")
-    inputs = StepInputs(steps, here, root, fingerprints, fingerprints.read_by(steps))
+    inputs = StepInputs(steps, here, root, fingerprints, fingerprints.read_by(steps, root))
     inputs.check()
 
     def digest(number: int, before: str) -> str:

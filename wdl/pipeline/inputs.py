@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import wdl
 from wdl.errors import UserError
@@ -34,7 +35,7 @@ class Fingerprints:
         self._file = memory
         known = json.loads(memory.read_text()) if memory.is_file() else {}
         self._hashes: dict[str, list] = known.get("files", {})
-        self._commands: dict[str, Inputs] = known.get("commands", {})
+        self._commands: dict[str, dict[str, Any]] = known.get("commands", {})
 
     def save(self) -> None:
         """Remember what is known now."""
@@ -61,8 +62,12 @@ class Fingerprints:
             self._hashes[str(file)] = [*seen, content]
         return content
 
-    def read_by(self, steps: Sequence[Step]) -> list[Inputs]:
+    def read_by(self, steps: Sequence[Step], root: Path) -> list[Inputs]:
         """What each step's command reads, by option; parses those that are not known yet.
+
+        Args:
+            steps: All steps of a pipeline.
+            root: Its folder.
 
         Raises:
             UserError: Everything that is wrong with the commands.
@@ -73,12 +78,18 @@ class Fingerprints:
         parsed_steps = parse([steps[number].words for number in new]) if new else []
         for number, parsed in zip(new, parsed_steps, strict=True):
             faults += [f"stage {steps[number].name}: {line}" for line in parsed.get("faults", [])]
-            if "inputs" in parsed:
-                self._commands[keys[number]] = parsed["inputs"]
+            self._commands[keys[number]] = parsed
+        found = {key: self._commands[key] for key in keys}
+        faults += [
+            f"stage {step.name}: it would write to {folder}, where it is neither found again nor "
+            "set aside when its inputs change; give --runs {root} --name {stage}"
+            for step, key in zip(steps, keys, strict=True)
+            if (folder := found[key].get("folder")) not in (None, str(root / step.name))
+        ]
         if faults:
             raise UserError(*faults)
-        self._commands = {key: self._commands[key] for key in keys}
-        return [self._commands[key] for key in keys]
+        self._commands = found
+        return [found[key]["inputs"] for key in keys]
 
     def _command_key(self, words: Sequence[str]) -> str:
         """Words and the files that they name, among them configurations."""

@@ -5,6 +5,7 @@ command lines come in as JSON, and for each its inputs or its faults go out.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,8 @@ def parse(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
 
     Returns:
         For each either ``inputs``, the files and folders that it reads by the option that names
-        them, defaults and configuration files included; or ``faults``, one line each.
+        them, defaults and configuration files included, and ``folder``, where a fit writes to; or
+        ``faults``, one line each.
     """
     child = subprocess.run(
         [sys.executable, "-m", "wdl.pipeline.parsing"],
@@ -49,7 +51,8 @@ def _parse_here(words: list[str]) -> dict[str, Any]:
         return {"faults": error.lines()}
     except SystemExit:  # --help, --print_config
         return {"faults": [f"wdl {' '.join(words)} runs nothing; leave the stage out"]}
-    return {"inputs": dict(_paths("", config.as_dict()))}
+    folder = os.path.abspath(os.path.join(config.runs, config.name)) if verb == "fit" else None
+    return {"inputs": dict(_paths("", config.as_dict())), "folder": folder}
 
 
 def _configuration(words: list[str]) -> Any:

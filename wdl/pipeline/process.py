@@ -8,7 +8,6 @@ be killed outright, the kernel tells the command to end (Linux).
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import pty
@@ -22,14 +21,12 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from wdl.processes import die_with_parent
 from wdl.pipeline.log import LineLog
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 STEP_SECONDS = 0.2
 SCREEN = 1
-
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Signals:
@@ -75,7 +72,7 @@ class Signals:
             if number == signal.SIGINT:  # as a terminal does
                 os.killpg(self._child.pid, number)
             else:
-                os.kill(self._child.pid, signal.SIGTERM)
+                os.kill(self._child.pid, signal.SIGTERM if number == signal.SIGHUP else number)
 
 
 def run_logged(
@@ -118,9 +115,8 @@ def run_logged(
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel end this process when ``parent`` dies."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Called in the child: be told to end when ``parent`` dies."""
+    die_with_parent(by=signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from wdl.checkpoints import newest_checkpoint
 from wdl.errors import UserError
 from wdl.pipeline.process import Signals, run_logged
 from wdl.pipeline.record import LOG, Record, now
@@ -83,7 +82,9 @@ def _run(
     for attempt in range(step.retries + 1):
         record = record.begin(folder)
         record.write(folder)
-        command = [*step.words, *_resume(folder, step.words)]
+        # a fit on the same inputs goes on from its last checkpoint
+        goes_on = record.attempts > 1 and step.words[0] == "fit"
+        command = [*step.words, *(("--ckpt_path", "last") if goes_on else ())]
         again = f", attempt {attempt + 1} of {step.retries + 1}" if attempt else ""
         print(f"{title}{again}: wdl {shlex.join(command)}", flush=True)
         with log.open("a") as stream:
@@ -108,12 +109,6 @@ def _run(
         "from here; its last lines:",
         *(f"| {line}" for line in _last_lines(log)),
     )
-
-
-def _resume(folder: Path, words: Sequence[str]) -> list[str]:
-    """Options that let a half-done fit go on from its newest checkpoint."""
-    checkpoint = newest_checkpoint(folder)
-    return ["--ckpt_path", str(checkpoint)] if words[0] == "fit" and checkpoint else []
 
 
 def _last_lines(log: Path) -> list[str]:
