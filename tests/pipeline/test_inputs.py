@@ -126,9 +126,11 @@ def test_what_nobody_writes_is_missed_at_once(tmp_path: Path) -> None:
     later = {"model.strong": str(root / "first" / "model"), "model.weak": "Qwen/Qwen3-4B"}
     digests(steps, [{}, later], root)
     with pytest.raises(UserError) as error:
-        digests(steps, [{"data.path": "/none", **later}, {"data.path": str(root / "x")}], root)
-    assert [fault.partition(", and")[0] for fault in error.value.faults] == [
+        early = {"data.path": "/none", **later, "data.strong": later["model.strong"]}
+        digests(steps, [early, {"data.path": str(root / "x")}], root)
+    assert {fault.partition(", and")[0] for fault in error.value.faults} == {
         "stage first: data.path: there is no /none",
         f"stage first: model.strong: there is no {root}/first/model",
         f"stage second: data.path: there is no {root}/x",
-    ]
+    }
+    assert len(error.value.faults) == 3

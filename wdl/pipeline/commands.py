@@ -34,7 +34,9 @@ def run_pipeline(here: InputPath, stages: Stages, root: str = "runs/pipeline") -
     """
     folder = Path(os.path.abspath(root))
     steps = expand(stages, Path(here), folder)
-    run_steps(steps, folder, _digests(steps, Path(here), folder))
+    inputs = _inputs(steps, Path(here), folder)
+    inputs.check()
+    run_steps(steps, folder, inputs.digest)
 
 
 def show_status(here: InputPath, stages: Stages, root: str = "runs/pipeline") -> None:
@@ -55,7 +57,7 @@ def show_status(here: InputPath, stages: Stages, root: str = "runs/pipeline") ->
     for column in ("stage", "state", "duration", "attempts"):
         table.add_column(column, justify="left" if column in ("stage", "state") else "right")
     table.add_column("log", overflow="fold")
-    for row in status(steps, folder, _digests(steps, Path(here), folder)):
+    for row in status(steps, folder, _inputs(steps, Path(here), folder).digest):
         table.add_row(*row)
     Console().print(table)
 
@@ -92,15 +94,7 @@ def status(steps: Sequence[Step], root: Path, digest: Digest) -> list[tuple[str,
     return rows
 
 
-def _digests(steps: list[Step], here: Path, root: Path) -> Digest:
-    """What tells whether the inputs of a step have changed; all commands are looked at first."""
+def _inputs(steps: list[Step], here: Path, root: Path) -> StepInputs:
+    """What the steps depend on; all commands are parsed for it, unless that is remembered."""
     fingerprints = Fingerprints(root / ".fingerprints.json")
-    inputs = StepInputs(steps, here, root, fingerprints, fingerprints.read_by(steps, root))
-    inputs.check()
-
-    def digest(number: int, before: str) -> str:
-        found = inputs.digest(number, before)
-        fingerprints.save()
-        return found
-
-    return digest
+    return StepInputs(steps, here, root, fingerprints, fingerprints.read_by(steps, root))

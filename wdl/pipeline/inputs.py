@@ -129,15 +129,20 @@ class StepInputs:
         Raises:
             UserError: A file or folder is not there; one line for each.
         """
-        faults = [
-            f"stage {step.name}: {option}: there is no {path}, and no earlier stage writes it"
+        missing = {  # one option may follow from another
+            (step.name, path): option
             for number, step in enumerate(self._steps)
-            for option, value in self._reads[number].items()
+            for option, value in reversed(self._reads[number].items())
             for path in _candidates([value])
             if path.is_absolute() and not path.exists() and not self._made_before(path, number)
-        ]
-        if faults:
-            raise UserError(*faults)
+        }
+        if missing:
+            raise UserError(
+                *(
+                    f"stage {name}: {option}: there is no {path}, and no earlier stage writes it"
+                    for (name, path), option in missing.items()
+                )
+            )
 
     def digest(self, number: int, before: str) -> str:
         """Of the step at position ``number``.
@@ -158,6 +163,7 @@ class StepInputs:
             for path in _candidates(step.words)
             if (path.is_file() or self._made_before(path, number)) and self._counts(path, number)
         ]
+        self._fingerprints.save()
         return _digest([wdl.__version__, before, *map(self._anywhere, step.words), *content])
 
     def _counts(self, path: Path, number: int) -> bool:
