@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from wdl.processes import die_with_parent
 from wdl.pipeline.log import LineLog
+from wdl.processes import die_with_parent
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 STEP_SECONDS = 0.2
