@@ -1,7 +1,9 @@
 """Watching processes that a test has started."""
 
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # says that it runs, and which signals it gets; ends at the second one
@@ -32,3 +34,13 @@ def ended(process: int) -> bool:
     except FileNotFoundError:
         return True
     return state == "Z"
+
+
+@contextmanager
+def killed_at_the_end(started: list[subprocess.Popen]) -> Iterator[None]:
+    """Leave nothing behind, also when a test fails."""
+    yield
+    while started:
+        child = started.pop()
+        child.kill()
+        child.wait()

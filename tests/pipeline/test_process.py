@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import LISTEN, ended, wait_for
+from processes import LISTEN, ended, killed_at_the_end, wait_for
 
 from wdl.pipeline.process import Signals, run_logged
 
 LOG = Path("log.txt")
+STARTED: list[subprocess.Popen] = []
 # a pipeline of one command, which is the first argument
 RUN = """
 import sys
@@ -25,13 +27,21 @@ with Signals().caught() as signals:
 """
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    with killed_at_the_end(STARTED):
+        yield
+
+
 def run(code: str) -> int:
     with Signals().caught() as signals:
         return run_logged([sys.executable, "-c", code], LOG, signals)
 
 
 def start(code: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", RUN, code], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", RUN, code]
+    STARTED.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    return STARTED[-1]
 
 
 def logged() -> str:

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from processes import LISTEN, ended, wait_for
+from processes import LISTEN, ended, killed_at_the_end, wait_for
 
 from wdl.errors import UserError
 from wdl.pipeline.record import Record
@@ -19,10 +19,17 @@ from wdl.pipeline.runner import is_running, run_steps
 from wdl.pipeline.stages import Step
 
 ROOT = Path("out")
+STARTED: list[subprocess.Popen] = []
 PYTHON = (sys.executable, "-c")
 QUICK = Step("first", ("print(1)",)), Step("second", ("print(2)",))
 # writes one more letter at each attempt, and only then does what it is for
 COUNTED = "f = open('attempts', 'a'); f.write('x'); f.close()\n"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    with killed_at_the_end(STARTED):
+        yield
 
 
 def digest_of(steps: Sequence[Step]) -> Callable[[int, str], str]:
@@ -53,7 +60,9 @@ def pipeline(*steps: Step) -> subprocess.Popen:
         "digest = lambda number, before: f'{steps[number].words} {before}'\n"
         "run_steps(steps, Path('out'), digest, (sys.executable, '-c'))"
     )
-    return subprocess.Popen([*PYTHON, code, given], stderr=subprocess.PIPE, text=True)
+    command = [*PYTHON, code, given]
+    STARTED.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+    return STARTED[-1]
 
 
 def test_a_finished_stage_is_skipped(capfd: pytest.CaptureFixture[str]) -> None:
