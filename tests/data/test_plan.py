@@ -1,5 +1,7 @@
 """The plan: the same optimizer steps for every number of ranks, whole, with exact denominators."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -131,3 +133,20 @@ def test_packs_are_whole_steps_that_fit() -> None:
         assert {len(step) for step in steps} == {12}
         assert all(LENGTHS[micro.samples].sum() <= 30 for step in steps for micro in step)
         assert not any(len(micro.samples) == 0 for step in steps[:-1] for micro in step)
+
+
+@pytest.mark.parametrize("batch_size", [64, 12])
+def test_the_size_of_micro_batches_changes_no_step(batch_size: int) -> None:
+    _, lengths = spread_out()
+    steps = []
+    for size in (1, 2, batch_size // 4, batch_size):
+        plan = Plan(np.arange(3000), lengths, lengths, batch_size, size, seed=0)
+        steps.append([sorted(s for m in step for s in m.samples) for step in plan.epoch(1)])
+    assert all(other == steps[0] for other in steps[1:])
+
+
+def test_the_digest_names_what_steps_depend_on() -> None:
+    plan = make_plan()
+    assert plan.digest() == replace(plan, micro_batch_size=1).digest()
+    for change in ({"seed": 9}, {"batch_size": 6}, {"drawn": plan.drawn[::-1]}, {"max_tokens": 99}):
+        assert plan.digest() != replace(plan, **change).digest()

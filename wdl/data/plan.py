@@ -6,10 +6,10 @@ an optimizer step has over all ranks, and the loss needs no communication for it
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,12 @@ from wdl.errors import UserError
 
 Samples = NDArray[np.int64]
 
+GROUP = 8
+"""Samples of like length that come into a step together: micro-batches of up to this size pad
+least. Not the micro-batch size itself, a matter of memory on which no step may depend."""
 WINDOW = 96
-"""Micro-batches, at least, over which samples are sorted by length: enough that padding stays
-around one token in a hundred, few enough that each epoch mixes samples anew."""
+"""Groups, at least, over which samples are sorted by length: enough that padding stays around one
+token in a hundred, few enough that each epoch mixes samples anew."""
 
 
 @dataclass(frozen=True)
@@ -92,40 +95,45 @@ class Plan:
     def epoch(self, number: int, start: int = 0) -> Iterator[list[MicroBatch]]:
         """The optimizer steps of epoch ``number`` from step ``start`` on, each its micro-batches.
 
-        Samples of like length share a micro-batch, or samples that fill a pack together, but which
-        micro-batches share a step is left to chance, so that a step holds all lengths. The last
-        step is filled up with empty micro-batches. Within a step they are ordered by length:
-        ranks, which take turns, have like work.
+        Samples of like length come together in groups, or samples that fill a pack, but which
+        groups or packs share a step is left to chance, so that a step holds all lengths. The last
+        step is filled up with empty micro-batches. Within a step micro-batches are ordered by
+        length: ranks, which take turns, have like work.
         """
         rng = np.random.default_rng([self.seed, number])
         order = rng.permutation(self.drawn)
-        parts = self._padded(order, rng) if self.max_tokens is None else self._packed(order, rng)
-        return islice(self._steps(parts), start, None)
+        if self.max_tokens is None:
+            order = self._grouped(order, rng)
+            for first in range(start * self.batch_size, len(order), self.batch_size):
+                samples = self._longest_first(order[first : first + self.batch_size])
+                size = self.micro_batch_size
+                yield self._step([samples[f : f + size] for f in range(0, len(samples), size)])
+        else:
+            packs = pack(self.lengths[order], self.max_tokens)
+            turns = rng.permutation(len(packs)).tolist()
+            for first in range(start * self.batch_size, len(packs), self.batch_size):
+                chosen = [order[packs[turn]] for turn in turns[first : first + self.batch_size]]
+                chosen.sort(key=lambda samples: self.lengths[samples].max(), reverse=True)
+                yield self._step(chosen)
 
-    def _padded(self, order: Samples, rng: np.random.Generator) -> Iterator[Samples]:
-        """Micro-batches of like lengths, longest sample first."""
-        window = self.batch_size * -(-WINDOW // self.micro_batches)
+    def _grouped(self, order: Samples, rng: np.random.Generator) -> Samples:
+        """The samples in groups of like length; the groups of a window in any order."""
+        size = math.gcd(self.batch_size, GROUP)
+        window = self.batch_size * -(-WINDOW * size // self.batch_size)
+        grouped = []
         for first in range(0, len(order), window):
-            chosen = order[first : first + window]
-            chosen = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
-            whole, rest = divmod(len(chosen), self.micro_batch_size)
-            # what fills no micro-batch of its own has any length, but comes last
-            gap = self.micro_batch_size * rng.integers(whole + 1)
-            short = chosen[gap : gap + rest]
+            chosen = self._longest_first(order[first : first + window])
+            whole, rest = divmod(len(chosen), size)
+            # what fills no group of its own has any length, but comes last
+            gap = size * rng.integers(whole + 1)
             others = np.delete(chosen, slice(gap, gap + rest))
-            yield from rng.permutation(others.reshape(whole, self.micro_batch_size))
-            if rest:
-                yield short
+            grouped += [*rng.permutation(others.reshape(whole, size)), chosen[gap : gap + rest]]
+        return np.concatenate(grouped)
 
-    def _packed(self, order: Samples, rng: np.random.Generator) -> Iterator[Samples]:
-        """Packs, longest sample first."""
-        assert self.max_tokens is not None
-        packs = pack(self.lengths[order], self.max_tokens)
-        return (order[packs[turn]] for turn in rng.permutation(len(packs)).tolist())
+    def _longest_first(self, samples: Samples) -> Samples:
+        return samples[np.argsort(-self.lengths[samples], kind="stable")]
 
-    def _steps(self, parts: Iterator[Samples]) -> Iterator[list[MicroBatch]]:
-        while chosen := list(islice(parts, self.micro_batches)):
-            chosen.sort(key=lambda samples: self.lengths[samples[0]], reverse=True)
-            denominator = int(sum(self.completions[samples].sum() for samples in chosen))
-            empty = [MicroBatch([], denominator)] * (self.micro_batches - len(chosen))
-            yield [MicroBatch(samples.tolist(), denominator) for samples in chosen] + empty
+    def _step(self, parts: list[Samples]) -> list[MicroBatch]:
+        denominator = int(sum(self.completions[samples].sum() for samples in parts))
+        empty = [MicroBatch([], denominator)] * (self.micro_batches - len(parts))
+        return [MicroBatch(samples.tolist(), denominator) for samples in parts] + empty
