@@ -1,11 +1,22 @@
 """Tokens and completion mask: the answer verbatim, one end token, labels where they predict."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import Encoded, collate, collate_pack, encode, encode_prompt, end_of_turn
+from wdl.data.encoding import (
+    Batch,
+    Encoded,
+    collate,
+    collate_pack,
+    completion_tokens,
+    encode,
+    encode_prompt,
+    end_of_turn,
+)
 from wdl.errors import UserError
 
 QUESTION = [{"role": "user", "content": "1+1?"}]
@@ -88,6 +99,18 @@ def test_a_pack_keeps_its_samples_apart() -> None:
     assert batch["segments"]["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1]]
     assert batch["segments"]["cu_seq_lens_q"].tolist() == [0, 4, 6]
     assert batch["segments"]["max_length_q"] == 4
+
+
+@pytest.mark.parametrize("put_together", [collate, collate_pack])
+def test_completion_tokens_of_each_sample(put_together: Callable[..., Batch]) -> None:
+    # the middle one is all prompt; the last one's first prediction stands at its first token
+    parts = [(9, 3), (4, 4), (6, 1)]
+    samples: list[Encoded] = [
+        {"input_ids": list(range(length)), "prompt_length": prompt} for length, prompt in parts
+    ]
+    batch = put_together(samples, [0, 1, 2], 0, 11)
+    assert completion_tokens(batch).tolist() == [6, 0, 5]
+    assert completion_tokens(put_together([], [], 0, 1)).tolist() == [0]
 
 
 def test_an_empty_micro_batch_counts_for_nothing() -> None:
