@@ -1,6 +1,6 @@
-"""Rows of data files, one after the other, each with the line that a fault is reported at.
+"""Rows of data files, streamed, each with the line that a fault is reported at.
 
-    .json       a list of rows, read whole; the other formats stream
+    .json       a list of rows
     .jsonl      one row per line
     .jsonl.zst  the same, compressed
     .parquet    one row per row, counted from 1
@@ -20,6 +20,7 @@ from wdl.errors import MAX_FAULTS, UserError
 from wdl.paths import DATA_SUFFIXES, is_hub_data
 
 PARQUET_ROWS = 256
+JSON_CHUNK = 2**20
 _BROKEN = (ValueError, RecursionError)  # what json raises for text that is none
 
 
@@ -182,34 +183,56 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _json_rows(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    """The elements of a JSON list, decoded one by one so that each has its line."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with file.open(encoding="utf-8-sig") as stream:
+            yield from _elements(file, stream)
     except UnicodeDecodeError:
         raise _not_text(file) from None
+
+
+def _elements(file: Path, stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
+    """The elements of a JSON list, decoded one by one so that each has its line."""
     decoder = json.JSONDecoder()
-    position, line = _skip(text, 0, 1)
-    if not text.strip():
-        return
-    if text[position] != "[":
-        raise UserError(
-            f"{file}:{line}: a .json file holds one list of rows; name it .jsonl if each "
-            "line is a row"
-        )
-    position, line = _skip(text, position + 1, line)
-    while position < len(text) and text[position] != "]":
-        try:
-            row, end = decoder.raw_decode(text, position)
-        except _BROKEN as error:
-            place = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            raise UserError(
-                f"{file}:{place}: broken JSON ({_reason(error)}); mend the file"
-            ) from None
-        yield line, row
-        line += text.count("\n", position, end)
-        position, line = _skip(text, end, line, also=",")
-    if position >= len(text):
-        raise UserError(f"{file}:{line}: the list is not closed; the file is cut off")
+    text, position, line = "", 0, 1  # what is read, and how far it is decoded
+    opened = ended = False
+    while True:
+        position, line = _skip(text, position, line, also="," if opened else "")
+        character = text[position : position + 1]
+        if character and not opened:
+            if character != "[":
+                raise UserError(
+                    f"{file}:{line}: a .json file holds one list of rows; name it .jsonl if each "
+                    "line is a row"
+                )
+            opened, position = True, position + 1
+            continue
+        if character == "]":
+            return
+        if character:
+            try:
+                row, end = decoder.raw_decode(text, position)
+            except _BROKEN as error:
+                if ended:
+                    raise _broken(file, error, text, position, line) from None
+            else:
+                if ended or end < len(text):  # a number may go on
+                    yield line, row
+                    line += text.count("\n", position, end)
+                    position = end
+                    continue
+        elif ended and opened:
+            raise UserError(f"{file}:{line}: the list is not closed; the file is cut off")
+        elif ended:
+            return
+        # twice as much each time, so that one long row is not begun again too often
+        more = stream.read(max(JSON_CHUNK, len(text) - position))
+        text, position, ended = text[position:] + more, 0, not more
+
+
+def _broken(file: Path, error: Exception, text: str, position: int, line: int) -> UserError:
+    if isinstance(error, json.JSONDecodeError):
+        line += text.count("\n", position, error.pos)
+    return UserError(f"{file}:{line}: broken JSON ({_reason(error)}); mend the file")
 
 
 def _skip(text: str, position: int, line: int, also: str = "") -> tuple[int, int]:
