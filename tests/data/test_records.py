@@ -225,7 +225,7 @@ def test_json_lists_are_read_in_chunks(
     chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "JSON_CHUNK", chunk)
-    values = [{"a": "é\n\"]", "b": [1, {"c": None}]}, 12345, -1.5e-07, "x, y", [], True, {}]
+    values = [{"a": 'é\n"]', "b": [1, {"c": None}]}, 12345, -1.5e-07, "x, y", [], True, {}]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(values, indent=1, ensure_ascii=False))
     found = list(rows_of(file, []))

@@ -11,7 +11,7 @@ Draw = Literal["with_replacement", "deduplicated", "without_replacement"]
 def draw_samples(
     probabilities: NDArray[np.float64], count: int, mode: Draw, seed: int
 ) -> NDArray[np.int64]:
-    """Draw ``count`` samples in O(samples + count).
+    """Draw ``count`` samples in O(samples + count); without replacement, with a sort on top.
 
     Args:
         probabilities: [samples] float64, sum to 1.

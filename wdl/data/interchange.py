@@ -8,7 +8,7 @@ on; so the last two are the weak and the strong branch.
 
 import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class EntropyTable:
         columns: dict[str, array[float]] = {}
         for line, row in rows_of(file, faults):
             try:
-                values = _values(row, list(columns))
+                values = _values(row, columns)
                 ids.add(row["idx"])
             except RowError as fault:
                 faults.append(f"{file}:{line}: {fault}")
@@ -122,15 +122,14 @@ class EntropyTable:
         return place, known
 
 
-def _values(row: Any, expected: Iterable[str]) -> dict[str, float]:
+def _values(row: Any, first: Mapping[str, Any]) -> dict[str, float]:
     """The entropies of a row, which must have the fields of the first one."""
     if not isinstance(row, dict) or type(row.get("idx")) is not int:
         raise RowError('a row is {"idx": INTEGER, "entropy_0": NUMBER, ...}')
     values = {name: value for name, value in row.items() if name != "idx"}
-    names = list(expected) or list(values)
-    if sorted(values) != sorted(names) or not values:
+    if not values or (first and values.keys() != first.keys()):
         raise RowError(
-            f"its fields are {', '.join(values) or 'none'}, expected {', '.join(names) or 'one'}"
+            f"its fields are {', '.join(values) or 'none'}, expected {', '.join(first) or 'one'}"
         )
     for name, value in values.items():
         if type(value) not in (int, float) or not 0 <= value < float("inf"):
