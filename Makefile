@@ -1,5 +1,7 @@
-# make demo   from a bare Python 3.11 to a trained, exported and graded model
-# make test   everything that continuous integration checks
+# make demo       from a bare Python 3.11 to a trained, exported and graded model
+# make test       everything that continuous integration checks
+# make matrix     every strategy, accumulation, precision and pair against one process
+# make kill-test  30 kills at random moments, over all strategies
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,13 +9,19 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check clean
+.PHONY: demo test check matrix kill-test clean
 
 demo: $(VENV)/installed
 	$(BIN)/wdl fit --config configs/joint.yaml --name demo
 
 test: check $(VLLM)/installed
 	$(BIN)/pytest
+
+matrix: $(VENV)/installed
+	WDL_TEST_MATRIX=1 $(BIN)/pytest tests/test_strategies.py
+
+kill-test: $(VENV)/installed
+	WDL_TEST_KILLS=30 $(BIN)/pytest tests/test_kills.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

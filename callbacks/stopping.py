@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ class StopOnSignal(Callback):
             os._exit(128 + number)  # past everything that could wait for another process
         if self._received is None and os.environ.get("LOCAL_RANK", "0") == "0":
             saving = f"\nwdl: {number.name}: saving after this step; Ctrl-C ends at once"
-            print(saving, file=sys.stderr, flush=True)
+            with suppress(OSError):  # the screen may be gone
+                print(saving, file=sys.stderr, flush=True)
         self._received = number
 
     def on_train_batch_end(

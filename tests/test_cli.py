@@ -49,7 +49,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--model.weak", "./nowhere"], "model.weak: there is no folder nowhere"),
         (["--model.strong", "./nowhere"], "model.strong: there is no folder nowhere"),
         (["--model.weak", "null"], "data.selection.weights: normalised compares two branches"),
-        (["--ckpt_path", "no.ckpt"], "ckpt_path: there is no checkpoint no.ckpt"),
+        (["--ckpt_path", "no.ckpt"], "ckpt: there is no checkpoint no.ckpt"),
         (["--data.micro_batch_size", "5"], "data.batch_size: 16 is not a multiple"),
         (["--data.selection.weights", "best"], "data.selection.weights"),
         (["--data.selection.alpha", "-1"], "alpha, beta and gamma must not be negative"),

@@ -11,7 +11,9 @@ from wdl.cli import main
 BASES = ["joint.yaml", "sft.yaml"]
 NOT_A_RUN = ["pipeline.yaml", "pipeline-rounds.yaml"]
 OVERLAYS = sorted(
-    file.name for file in CONFIGS.glob("*.yaml") if file.name not in BASES + NOT_A_RUN
+    str(file.relative_to(CONFIGS))
+    for file in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("deepspeed/*.yaml"))
+    if file.name not in BASES + NOT_A_RUN
 )
 
 
