@@ -1,6 +1,7 @@
 """Which checkpoints are complete, which one a run goes on from, and what is never opened."""
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -105,3 +106,21 @@ def test_no_file_of_a_checkpoint_runs_code(
                 read(checkpoint)
         file.write_bytes(before)
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_a_full_disk_leaves_what_was_there(
+    strategy: str, sums: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    case = Case("a", strategy, str(pair[0]), str(pair[1]), str(sums), steps=1, save_at=1)
+    run(case, tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.pt")}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # smaller than a checkpoint
+    try:
+        with pytest.raises(UserError, match=r"a.ckpt: the checkpoint could not be written"):
+            run(case, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.pt")} == before
+    check_checkpoint(tmp_path / "a.ckpt")

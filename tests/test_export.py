@@ -1,11 +1,13 @@
 """The exported folder is the live branch: weights, logits, tied heads, end tokens, template."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ARCHITECTURES
+from ranks import Case, run
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -15,8 +17,10 @@ from transformers import (
 )
 
 from wdl import export
-from wdl.export import export_model
+from wdl.errors import UserError
+from wdl.export import export_checkpoint, export_model
 from wdl.models.branches import load_branch
+from wdl.paths import InputPath, ModelSource
 from wdl.shards import gather_weights
 
 
@@ -87,3 +91,35 @@ def test_a_branch_that_began_at_random(
     export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong", {})
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "strong")
     assert torch.equal(reloaded.lm_head.weight, branch.lm_head.weight)
+
+
+def test_large_models_are_split_into_files(
+    make_branch: Callable[..., Path],
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    branch = load_branch(str(make_branch()))
+    monkeypatch.setattr(export, "MAX_SHARD_SIZE", "50KB")
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong", {})
+    assert len(list((tmp_path / "strong").glob("model-*-of-*.safetensors"))) > 1
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "strong").state_dict()
+    assert all(torch.equal(reloaded[name], w) for name, w in branch.state_dict().items())
+
+
+def test_a_checkpoint_of_another_architecture(
+    make_branch: Callable[..., Path], sums: Path, tmp_path: Path
+) -> None:
+    strong = make_branch(seed=1)
+    run(Case("a", "one", str(strong), None, str(sums), steps=1, save_at=1), tmp_path)
+    other = ModelSource(make_branch(seed=1, hidden_size=64))
+    ckpt, out = InputPath(tmp_path / "a.ckpt"), tmp_path / "out"
+    with pytest.raises(UserError, match="is not the architecture of the weights"):
+        export_checkpoint(ckpt, str(out), model=other)
+    shutil.rmtree(strong)
+    with pytest.raises(UserError, match=r"the model that the run began with \(give --model\)"):
+        export_checkpoint(ckpt, str(out))
+    assert not out.exists()
+    export_checkpoint(ckpt, str(out), model=ModelSource(make_branch(seed=9)))
+    with pytest.raises(UserError, match="exists already"):
+        export_checkpoint(ckpt, str(out), model=other)

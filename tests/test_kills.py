@@ -1,7 +1,7 @@
-"""SIGKILL at random moments, within checkpoints and exports too: what comes out is to the bit what
-an undisturbed run gives.
+"""SIGKILL at random moments: what comes out is to the bit what an undisturbed run gives.
 
-``make test`` kills twice; ``make kill-test`` 30 times, over all strategies.
+The moments are within checkpoints and exports too. ``make test`` kills twice; ``make kill-test`` 30
+times, over all strategies.
 """
 
 import json

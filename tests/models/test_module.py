@@ -1,6 +1,9 @@
 """Training steps of the module under the real strategy, against autograd of the whole formula."""
 
+import json
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,10 +51,9 @@ def fit(
     module = WeakDrivenModule(
         ModelSource(strong),
         weak_source,
-        optimizer=sgd,
         schedule="constant",
         warmup=0,
-        **settings,
+        **{"optimizer": sgd, **settings},
     )
     datamodule = WeakDrivenDataModule(
         DataSource(data),
@@ -217,3 +219,24 @@ def test_every_architecture_fits_exports_and_reloads(
         trained = module.strong.eval()(ids).logits
         assert torch.equal(after(ids).logits, trained)
         assert not torch.equal(before(ids).logits, trained)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(sums: Path, pair: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError) as error:
+        fit(sums, *pair, micro_batch_size=4, optimizer=partial(torch.optim.SGD, lr=float("nan")))
+    (line,) = error.value.lines()
+    assert re.match(r"train/loss is (nan|inf) in optimizer step 2, from the samples with idx", line)
+    named = json.loads(re.findall(r"\[.*?\]", line)[0])
+    assert 0 < len(named) <= 8 and set(named) <= set(range(40))
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    sums: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    module, trainer = fit(sums, *pair, max_steps=1)
+    trainer.strategy.connect(module)
+    with torch.no_grad():
+        next(module.strong.parameters())[0] = torch.nan
+    with pytest.raises(UserError, match="weights are not finite after optimizer step 1"):
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert not list(tmp_path.glob("*.ckpt"))
