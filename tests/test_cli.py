@@ -143,3 +143,14 @@ def test_no_verb_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert end.value.code == 2
     assert "fit" in capsys.readouterr().out
+
+
+def test_other_processes_than_torchrun_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}
+    for name, value in {**ranks, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    printed = fails(capsys, "fit", "--config", JOINT)
+    assert "trainer.devices, trainer.num_nodes: You set `devices=1`" in printed
+    assert len(printed.splitlines()) == 1

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from wdl.data.records import RecordReader
 from wdl.models.branches import load_branch
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
-def wdl(*args: str) -> subprocess.CompletedProcess[str]:
-    child = subprocess.run([sys.executable, "-m", "wdl", *args], capture_output=True, text=True)
+
+def wdl(*args: str, launcher: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "-m", "wdl", *args]
+    child = subprocess.run(command, capture_output=True, text=True)
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-3000:]
     return child
 
@@ -193,12 +196,14 @@ def test_a_weak_branch_that_does_not_train_is_read_again(
     assert (weak_margin == margin) == (kind == "lora")  # an adapter begins at nothing
 
 
-def test_two_processes_under_zero_3_train_the_same(run: Path, settings: list[str]) -> None:
+def test_torchrun_with_two_processes_under_zero_3_trains_the_same(
+    run: Path, settings: list[str]
+) -> None:
     flags = [
         *("--name=ranks", "--trainer.devices=2", "--trainer.strategy.init_args.stage=3"),
         *("--evaluation.benchmark=null", "--evaluation.sft_control=false"),
     ]
-    wdl("fit", *settings, *flags)
+    wdl("fit", *settings, *flags, launcher=TORCHRUN)
     whole = load_file(run / "strong" / "model.safetensors")
     shared = load_file(run.parents[1] / "ranks/version_0/strong/model.safetensors")
     for name, weight in whole.items():

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
@@ -122,6 +123,13 @@ class WeakDrivenCLI(LightningCLI):
                 "model.weak_dtype: ZeRO stage 3 shards all weights in one dtype; use stage 1 or 2, "
                 "or leave weak_dtype out"
             )
+        if isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None:
+            try:  # what torchrun or SLURM started, before anything is loaded
+                strategy.cluster_environment.validate_settings(
+                    self.trainer.num_devices, self.trainer.num_nodes
+                )
+            except ValueError as error:
+                raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from error
         checkpoint = self.config[self.subcommand].ckpt_path
         if self.subcommand == "fit" and checkpoint is not None:
             if isinstance(strategy, DeepSpeed):
