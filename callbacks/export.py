@@ -11,8 +11,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from wdl.data.module import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.export import DType, export_model
-from wdl.files import new_folder
-from wdl.models.lora import FOLDER, merge_adapter, save_adapter
 from wdl.models.module import WeakDrivenModule
 from wdl.shards import gather_weights
 
@@ -114,11 +112,9 @@ class StrongExport(Callback):
         if trainer.is_global_zero:
             data = trainer.datamodule  # type: ignore[attr-defined]
             assert isinstance(data, WeakDrivenDataModule)
-            lora = pl_module.lora
-            merged = weights if lora is None else merge_adapter(weights, lora)
-            export_model(pl_module.strong, merged, data.tokenizer, folder, made, self.dtype)
-            if lora is not None:
-                with new_folder(folder / FOLDER) as partial:
-                    save_adapter(weights, lora, pl_module.base, partial)
+            export_model(
+                *(pl_module.strong, weights, data.tokenizer, folder, made),
+                *(self.dtype, pl_module.lora),
+            )
         trainer.strategy.barrier("exported")
         return folder

@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from wdl.errors import UserError
 from wdl.export import export_checkpoint
 from wdl.paths import InputPath
+from wdl.strategies import wait_for_all_processes
 
 WHOLE = os.environ.get("WDL_TEST_MATRIX") == "1"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
@@ -163,6 +166,7 @@ def test_a_checkpoint_exports_the_live_branch(name: str, out: Path, tmp_path: Pa
     assert live.keys() - stored.keys() == {"lm_head.weight"}  # tied
     for key, weight in stored.items():
         assert weight.dtype == live[key].dtype and torch.equal(weight, live[key])
+    assert (tmp_path / "strong" / "adapter").exists() == name.startswith(LORA)
 
 
 def test_a_frozen_weak_branch_takes_no_room(out: Path) -> None:
@@ -220,3 +224,21 @@ def test_another_number_of_processes_goes_on_with_the_same_plan_under_ddp(
     alone = replace(case(name, inputs), name="alone", strategy="one", resume=f"{out / name}.ckpt")
     resumed = run(alone, out)["losses"]
     assert list(resumed.values()) == pytest.approx(losses(out, name)[-len(resumed) :], rel=1e-5)
+
+
+def work_alone(rank: int, meeting: Path) -> None:
+    """The first process works three times as long as a collective may take."""
+    limit = timedelta(seconds=1)
+    torch.distributed.init_process_group(
+        "gloo", f"file://{meeting}", limit, rank=rank, world_size=2
+    )
+    if rank == 0:
+        time.sleep(3)
+        meeting.with_name("done").touch()
+    wait_for_all_processes()
+    assert meeting.with_name("done").exists()
+
+
+def test_one_process_may_work_alone_for_long(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(work_alone, (tmp_path / "meeting",), nprocs=2)
+    assert (tmp_path / "done").exists()

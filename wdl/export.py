@@ -25,7 +25,7 @@ from wdl.files import new_folder, write_text
 from wdl.fingerprint import model_digest
 from wdl.model_card import model_card
 from wdl.models.branches import check_source, load_branch, load_config, load_tokenizer
-from wdl.models.lora import Lora, add_adapter, merge_adapter
+from wdl.models.lora import FOLDER, Lora, add_adapter, merge_adapter, save_adapter
 from wdl.paths import InputPath, ModelSource
 
 MAX_SHARD_SIZE = "5GB"
@@ -54,39 +54,37 @@ def export_checkpoint(
     made = read_state(Path(ckpt))["made"]
     source = model or made["strong"]
     check_source(source, "model" if model else "the model that the run began with (give --model)")
-    branch = _branch(made, source)
-    weights = _strong_weights(Path(ckpt), made)
-    shapes = {name: weight.shape for name, weight in weights.items()}
-    if shapes != {name: weight.shape for name, weight in branch.state_dict().items()}:
+    stored = read_weights(Path(ckpt))
+    prefix = "branches.strong."
+    weights = {n.removeprefix(prefix): w for n, w in stored.items() if n.startswith(prefix)}
+    with torch.device("meta"):
+        branch = AutoModelForCausalLM.from_config(
+            load_config(source), dtype=getattr(torch, made["dtype"])
+        )
+    lora = Lora(**made["lora"]) if "lora" in made else None
+    if lora is not None:
+        weights = {**_adapted_base(made, lora), **weights}
+    elif _shapes(weights) != _shapes(branch.state_dict()):
         raise UserError(f"model: {source} is not the architecture of the weights in {ckpt}")
     if branch.can_generate():
         branch.generation_config = _generation_config(source)
-    export_model(branch, weights, load_tokenizer(source), folder, made, dtype)
+    export_model(branch, weights, load_tokenizer(source), folder, made, dtype, lora)
     print(f"exported the strong branch to {folder}")
 
 
-def _branch(made: Mapping[str, Any], source: str) -> PreTrainedModel:
-    """The strong branch without weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            load_config(source), dtype=getattr(torch, made["dtype"])
-        )
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
-def _strong_weights(ckpt: Path, made: Mapping[str, Any]) -> dict[str, Tensor]:
-    prefix = "branches.strong."
-    stored = read_weights(ckpt)
-    own = {n.removeprefix(prefix): w for n, w in stored.items() if n.startswith(prefix)}
-    if "lora" not in made:
-        return own
-    lora = Lora(**made["lora"])
-    if model_digest(made["base"]) != made["base_sha256"]:
-        raise UserError(
-            f"{made['base']}: these are not the weights that the adapter in {ckpt} adapts"
-        )
-    adapted = load_branch(made["base"], getattr(torch, made["dtype"]))
-    add_adapter(adapted, lora)
-    return merge_adapter({**adapted.state_dict(), **own}, lora)
+def _adapted_base(made: Mapping[str, Any], lora: Lora) -> dict[str, Tensor]:
+    """What a checkpoint with an adapter refers to: the weights that it adapts."""
+    base = made["base"]
+    check_source(base, "the model that was adapted")
+    if model_digest(base) != made["base_sha256"]:
+        raise UserError(f"{base}: has changed since the adapter was trained on it; restore it")
+    model = load_branch(base, getattr(torch, made["dtype"]))
+    add_adapter(model, lora)
+    return model.state_dict()
 
 
 def _generation_config(source: str) -> GenerationConfig:
@@ -103,6 +101,7 @@ def export_model(
     folder: Path,
     made: Mapping[str, Any],
     dtype: DType | None = None,
+    lora: Lora | None = None,
 ) -> None:
     """Write ``folder``: safetensors, configurations, tokenizer, chat template and model card.
 
@@ -116,11 +115,15 @@ def export_model(
         folder: Must not exist yet.
         made: How it was made, for the model card.
         dtype: Of the stored weights; that of ``weights`` by default.
+        lora: Settings of the adapter in ``weights``, which is merged, and kept beside them.
 
     Raises:
         RuntimeError: What was written does not load as ``weights``; the folder is not kept.
     """
     stored = getattr(torch, dtype) if dtype else model.dtype
+    adapted = weights
+    if lora is not None:
+        weights = merge_adapter(weights, lora)
     weights = {
         name: weight.to(stored) if weight.is_floating_point() else weight
         for name, weight in weights.items()
@@ -135,6 +138,8 @@ def export_model(
         _ending_at_all_end_tokens(model, tokenizer).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         write_text(partial / "README.md", model_card(made))
+        if lora is not None:
+            save_adapter(adapted, lora, made["base"], partial / FOLDER)
         _check_written(partial, weights)
 
 

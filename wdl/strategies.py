@@ -26,7 +26,7 @@ from wdl.files import replace_folder, sync_folder
 from wdl.shards import set_weights
 
 _BARRIERS = itertools.count()
-"""Numbers those that this process has come to, over all strategies that share the store."""
+"""Numbers the barriers that this process has come to."""
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -115,21 +115,9 @@ class DeepSpeed(DeepSpeedStrategy):
             del sharded
 
     def barrier(self, name: str | None = None) -> None:
-        """Wait for all processes, however long one of them has to work alone.
-
-        Waits at the store through which the processes met: a collective would run into its time
-        limit, half an hour, while one process encodes data or writes a large model.
-        """
-        if not self._multi_device or not distributed.is_initialized():
-            return
-        store = distributed.distributed_c10d._get_default_store()
-        key = f"wdl/barrier/{next(_BARRIERS)}"
-        if store.add(key, 1) == self.world_size:
-            store.set(f"{key}/open", "")
-        pause = 0.001
-        while not store.check([f"{key}/open"]):  # wakes up, so that signals are heard
-            time.sleep(pause)
-            pause = min(2 * pause, 0.5)
+        """Wait for all processes, however long one of them has to work alone."""
+        if self._multi_device and distributed.is_initialized():
+            wait_for_all_processes()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
@@ -203,3 +191,19 @@ class DeepSpeed(DeepSpeedStrategy):
     def _fitting(self) -> bool:
         assert self.lightning_module is not None
         return self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+
+
+def wait_for_all_processes() -> None:
+    """A barrier without a time limit, whatever the process group's own is.
+
+    Waits at the store through which the processes met: a collective would run into its limit, half
+    an hour, while one process encodes data or writes a large model.
+    """
+    store = distributed.distributed_c10d._get_default_store()
+    key = f"wdl/barrier/{next(_BARRIERS)}"
+    if store.add(key, 1) == distributed.get_world_size():
+        store.set(f"{key}/open", "")
+    pause = 0.001
+    while not store.check([f"{key}/open"]):
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)

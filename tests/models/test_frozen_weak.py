@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM
 
 from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.errors import UserError
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
 from wdl.shards import gather_weights
@@ -115,3 +116,18 @@ def test_it_may_be_narrower(sums: Path, pair: tuple[Path, Path], stage: Literal[
     assert all(torch.equal(kept[name], weight) for name, weight in before.state_dict().items())
     losses = [run.logged_metrics["val/weak_loss"].item() for run in (trainer, wide)]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_a_resumed_run_has_the_same_weak_branch_and_the_same_samples(
+    sums: Path, make_branch: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strong, weak = make_branch(1), make_branch(2)
+    fit(sums, (strong, weak), 2)
+    checkpoint = tmp_path / "step=2.ckpt"
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    with pytest.raises(UserError, match="trained on other samples, or in another order"):
+        fit(sums, (strong, weak), 4, resumed=checkpoint)
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    with pytest.raises(UserError, match=r"the frozen weights are not those .*weak_sha256"):
+        fit(sums, (strong, make_branch(3)), 4, resumed=checkpoint)
+    fit(sums, (strong, weak), 3, resumed=checkpoint)

@@ -19,7 +19,7 @@ from wdl.export import export_model
 from wdl.metrics.dynamics import MeanDynamics
 from wdl.models import lora as lora_module
 from wdl.models.branches import load_branch
-from wdl.models.lora import FOLDER, Lora, is_adapter, merge_adapter, save_adapter
+from wdl.models.lora import FOLDER, Lora, is_adapter, merge_adapter
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
 from wdl.shards import gather_weights
@@ -46,8 +46,7 @@ def teach(module: WeakDrivenModule) -> None:
 
 def write_merged(module: WeakDrivenModule, folder: Path, tokenizer: Any) -> Path:
     weights = dict(module.strong.state_dict())
-    export_model(module.strong, merge_adapter(weights, LORA), tokenizer, folder, {})
-    save_adapter(weights, LORA, module.base, folder / FOLDER)
+    export_model(module.strong, weights, tokenizer, folder, {"base": module.base}, lora=LORA)
     return folder
 
 

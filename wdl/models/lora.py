@@ -6,7 +6,7 @@ The adapter (peft, ``pip install 'wdl[lora]'``) is all that trains. B starts at 
 start as one, unless the adapter is one that an earlier run has trained on the same model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -163,7 +163,7 @@ def is_adapter(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def merge_adapter(weights: dict[str, Tensor], lora: Lora) -> dict[str, Tensor]:
+def merge_adapter(weights: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor]:
     """Weights of a model without an adapter that computes what the adapted one does.
 
     Args:
@@ -185,7 +185,7 @@ def merge_adapter(weights: dict[str, Tensor], lora: Lora) -> dict[str, Tensor]:
     return merged
 
 
-def save_adapter(weights: dict[str, Tensor], lora: Lora, base: str, folder: Path) -> None:
+def save_adapter(weights: Mapping[str, Tensor], lora: Lora, base: str, folder: Path) -> None:
     """Write the adapter alone, as peft loads it: ``PeftModel.from_pretrained(model, folder)``.
 
     Args:

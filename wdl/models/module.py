@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, Self, cast
 
 import lightning.pytorch as pl
@@ -321,7 +322,7 @@ class WeakDrivenModule(pl.LightningModule):
         }
         return {
             **{name: str(source) for name, source in self.sources.items()},
-            **self._frozen(),
+            **self._frozen,
             "lam": self.lam,
             "train_weak": self.train_weak,
             **({} if self.lora is None else {"lora": asdict(self.lora)}),
@@ -333,6 +334,7 @@ class WeakDrivenModule(pl.LightningModule):
             "metrics": losses,
         }
 
+    @cached_property
     def _frozen(self) -> dict[str, str]:
         """Hash of the weights that checkpoints refer to."""
         if self.lora is not None:
@@ -360,7 +362,7 @@ class WeakDrivenModule(pl.LightningModule):
         Raises:
             UserError: Its files have changed since the checkpoint was written.
         """
-        for name, value in self._frozen().items():
+        for name, value in self._frozen.items():
             if checkpoint["made"].get(name) != value:
                 raise UserError(
                     f"model.weak: the frozen weights are not those that the checkpoint was trained "
