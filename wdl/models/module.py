@@ -355,9 +355,13 @@ class WeakDrivenModule(pl.LightningModule):
                 "checkpoint is written; lower the learning rate and go on with --ckpt_path last"
             )
         checkpoint["made"] = self.made()
+        checkpoint["accumulation"] = self.trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make sure that what is frozen is what it was.
+        """Make sure that what is frozen is what it was, and count micro-batches as this run does.
+
+        Another number of processes, or another micro-batch size, makes other micro-batches of the
+        same optimizer steps.
 
         Raises:
             UserError: Its files have changed since the checkpoint was written.
@@ -369,6 +373,11 @@ class WeakDrivenModule(pl.LightningModule):
                     f"with ({name} is {value}, and was {checkpoint['made'].get(name)}); restore "
                     "them, or start without --ckpt_path"
                 )
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            for name, count in counts.items():
+                steps = count // checkpoint["accumulation"]
+                counts[name] = steps * self.trainer.accumulate_grad_batches
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
