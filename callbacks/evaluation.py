@@ -1,42 +1,67 @@
-"""Grades what a fit began with and what came out of it, beside plain SFT on as many tokens.
+"""Grades branches on benchmarks: while a fit goes on, when it has ended, and on ``wdl validate``.
 
-Everything runs in processes of its own: a crash costs its row and not the run, and an accelerator
-gets back the memory.
+Everything runs in processes of its own: a crash costs its numbers and not the run, and host and
+accelerator get back the memory.
 """
 
 import json
-import subprocess
-import sys
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError
+from torch.utils.tensorboard import SummaryWriter
+from transformers import AutoTokenizer
+from wdl.callbacks.control import CONTROL, train_control
+from wdl.callbacks.export import export_strong
+from wdl.callbacks.stopping import StopOnSignal
 
 from wdl.data.module import WeakDrivenDataModule
+from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
+from wdl.evaluation.benchmarks import find_benchmarks
+from wdl.evaluation.engines import EngineName, describe_engine
+from wdl.evaluation.jobs import render_all
+from wdl.evaluation.protocols import find_protocol
+from wdl.evaluation.sources import Sources, load_data
 from wdl.evaluation.views import write_tensorboard
+from wdl.evaluation.vllm_options import VllmOptions
+from wdl.export import write_strong
 from wdl.files import write_json
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import InputPath
-from wdl.processes import environment_without_ranks
+from wdl.paths import ModelSource
 
-CONTROL = "sft_control"
+Summary = dict[str, Any]
 
 
-class FinalEvaluation(Callback):
-    """Writes ``results.json`` and ``evaluation/`` to the run's folder when a fit ends.
+class Evaluation(Callback):
+    """Writes ``evaluation/`` and ``results.json`` to the run's folder.
 
-    Graded are ``weak``, ``strong_before``, ``strong_after`` and ``sft_control``: plain SFT (no
-    weak branch, uniform weights) from the same start on the same number of tokens, without which
-    no gain of the first three means anything.
+    When a fit ends, ``weak``, ``strong_before``, ``strong_after`` and ``sft_control`` are graded:
+    plain SFT (no weak branch, uniform weights) from the same start on the same number of tokens,
+    without which no gain of the first three means anything.
+
+    ``wdl validate`` grades the strong branch of its checkpoint, and writes beside that to
+    ``CHECKPOINT.evaluation/``. Without a checkpoint nothing is graded unless ``out`` is given.
 
     Args:
         benchmark: What is graded, as in ``wdl evaluate --benchmarks``; null grades nothing.
-        data: The benchmark's problems.
+        data: The benchmark's problems, as in ``wdl evaluate --data``.
         protocol: How answers are generated, as in ``wdl evaluate --protocol``.
+        engine: What generates: transformers for tiny models, vllm for all others.
+        vllm: Where vLLM is and what it may use. While a fit goes on, the model that trains stays
+            on the accelerators: ``gpu_memory_utilization`` must fit beside it.
+        every_n_validations: Also grade the strong branch after every n-th validation of a fit,
+            which waits for it, to ``evaluation/step=N/``.
+        limit: Seconds after which an evaluation is given up; null for none.
+        out: Where ``wdl validate`` writes instead.
         sft_control: Train the control too, which costs about half of a joint run. With several
             nodes make it a run of its own.
     """
@@ -44,14 +69,93 @@ class FinalEvaluation(Callback):
     def __init__(
         self,
         benchmark: str | None = None,
-        data: InputPath | None = None,
+        data: Sources | None = None,
         protocol: str = "quick",
+        engine: EngineName = "transformers",
+        vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
+        every_n_validations: int | None = None,
+        limit: float | None = 14400.0,
+        out: str | None = None,
         sft_control: bool = False,
     ) -> None:
+        if every_n_validations is not None and every_n_validations < 1:
+            raise UserError(
+                f"evaluation.every_n_validations: {every_n_validations} must be at least 1, or null"
+            )
         self.benchmark = benchmark
         self.data = data
         self.protocol = protocol
+        self.engine: EngineName = engine
+        self.vllm = vllm
+        self.every_n_validations = every_n_validations
+        self.limit = limit
+        self.out = out
         self.sft_control = sft_control
+        self._validations = 0
+        self._last: dict[str, Any] = {"step": 0, "metrics": {}}
+
+    def check_inputs(self, strong: ModelSource) -> None:
+        """Look at all that an evaluation needs, so that faults show before any model is loaded.
+
+        Args:
+            strong: The branch that will be graded.
+
+        Raises:
+            UserError: Benchmark, data, protocol or engine cannot be used, or the protocol's
+                answers do not fit the branch's context.
+        """
+        if self.benchmark is None:
+            return
+        try:
+            protocol = find_protocol(self.protocol)
+            sets = load_data(find_benchmarks(self.benchmark), self.data)
+            describe_engine(self.engine, self.vllm)
+            tokenizer = AutoTokenizer.from_pretrained(strong)
+            render_all("model.strong", strong, sets, protocol, tokenizer)
+        except UserError as error:
+            faults = [f"evaluation: {fault}" for fault in error.faults]
+            raise UserError(*faults, total=error.total) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were, and what the last one found."""
+        return {"validations": self._validations, "last": self._last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What :meth:`state_dict` returned."""
+        self._validations = state_dict["validations"]
+        self._last = state_dict["last"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Of a fit: grade the strong branch as it is now, if it is time to."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validations += 1
+        self._last = {"step": trainer.global_step, "metrics": _floats(trainer.logged_metrics)}
+        every = self.every_n_validations
+        if self.benchmark is None or every is None or self._validations % every:
+            return
+        assert isinstance(pl_module, WeakDrivenModule)
+        self._grade_now(trainer, pl_module)
+
+    def _grade_now(self, trainer: pl.Trainer, module: WeakDrivenModule) -> None:
+        """Every process takes part in the export; the others wait for the grades."""
+        assert trainer.log_dir is not None
+        step = trainer.global_step
+        out = Path(trainer.log_dir) / "evaluation" / f"step={step}"
+        model = out / "model"
+        torch.cuda.empty_cache()  # what no tensor uses is room for the engine
+        try:
+            export_strong(trainer, module, model)
+            if trainer.is_global_zero:
+                write_tensorboard(
+                    self._grade({"strong": model}, out, trainer), out, _writer(trainer), step
+                )
+        except (EvaluationFailed, OSError, SafetensorError) as failure:  # a full disk, too
+            rank_zero_warn(f"evaluation at step {step} failed: {failure}; training goes on")
+        finally:
+            if trainer.is_global_zero:
+                shutil.rmtree(model, ignore_errors=True)
+        trainer.strategy.barrier("evaluated")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """On one process, after the strategy has given back its memory."""
@@ -65,47 +169,103 @@ class FinalEvaluation(Callback):
         results: dict[str, Any] = {
             "steps": trainer.global_step,
             "tokens": {"strong_after": round(data.summary.tokens * epochs)},
-            "validation": {name: float(v) for name, v in trainer.logged_metrics.items()},
+            "validation": self._final_metrics(trainer),
         }
-        models = _starting_points(pl_module) | {"strong_after": str(run / "strong")}
+        models = _starting_points(pl_module) | {"strong_after": run / "strong"}
         if self.sft_control:
             control = train_control(run, data.summary.tokens)
             if control is not None:
-                models[CONTROL] = str(control / "strong")
+                models[CONTROL] = control / "strong"
                 trained = json.loads((control / "results.json").read_text())
                 results["tokens"][CONTROL] = trained["tokens"]["strong_after"]
         if self.benchmark is not None:
             out = run / "evaluation"
-            results |= self._grade(models, out, trainer.logger, trainer.global_step)
+            try:
+                summary = self._grade(models, out, trainer)
+                write_tensorboard(summary, out, _writer(trainer), trainer.global_step)
+                results |= self._scores(summary)
+            except EvaluationFailed as failure:
+                rank_zero_warn(f"the final evaluation failed: {failure}; the run is complete")
         write_json(run / "results.json", results)
         rank_zero_info(f"results: {run / 'results.json'}")
 
-    def _grade(
-        self, models: dict[str, str], out: Path, logger: TensorBoardLogger, step: int
-    ) -> dict[str, Any]:
-        """Exact match of each model, by ``wdl evaluate``."""
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Of ``wdl validate``: grade when the metrics are on the screen and memory is free.
+
+        Raises:
+            UserError: It failed.
+        """
+        if stage != "validate" or self.benchmark is None or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, WeakDrivenModule)
+        checkpoint = trainer.ckpt_path
+        if checkpoint is None and self.out is None:
+            rank_zero_info("nothing is graded without a checkpoint, or evaluation.out to write to")
+            return
+        strong: str | Path = pl_module.sources["strong"]
+        out = Path(self.out or Path(str(checkpoint)).with_suffix(".evaluation"))
+        model = out / "model"
+        try:
+            if checkpoint is not None:
+                shutil.rmtree(model, ignore_errors=True)  # of one that was killed
+                write_strong(Path(checkpoint), model, str(strong))
+                strong = model
+            self._grade({"strong": strong}, out, trainer)
+        except EvaluationFailed as failure:
+            raise UserError(f"evaluation: {failure}; the same command goes on from there") from None
+        finally:
+            shutil.rmtree(model, ignore_errors=True)
+
+    def _grade(self, models: Mapping[str, str | Path], out: Path, trainer: pl.Trainer) -> Summary:
+        """What ``wdl evaluate`` finds, which prints it as a table.
+
+        Raises:
+            EvaluationFailed: It found nothing.
+        """
         options = ["--benchmarks", str(self.benchmark), "--protocol", self.protocol]
+        options += ["--engine", self.engine]
         if self.data is not None:
             options += ["--data", str(self.data)]
-        try:
-            summary = evaluate_apart(models, out, options)
-        except EvaluationFailed as failure:
-            rank_zero_warn(f"the evaluation failed ({failure}), see above; the run is complete")
-            return {}
-        write_tensorboard(summary, out, logger.experiment, step)
-        results = {
-            label: graded[self.benchmark]["results"] for label, graded in summary["models"].items()
+        settings = asdict(self.vllm) if self.engine == "vllm" else {}
+        options += [f"--vllm.{key}={v}" for key, v in settings.items() if v is not None]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        stopping = [one for one in callbacks if isinstance(one, StopOnSignal)]
+        summary = evaluate_apart(
+            models, out, options, self.limit, lambda: any(one.heard for one in stopping)
+        )
+        failures = summary.get("failures", {})
+        if not summary["models"]:
+            raise EvaluationFailed("; ".join(sorted(set(failures.values()))))
+        for label, failure in failures.items():
+            rank_zero_warn(f"the evaluation of {label} failed: {failure}")
+        return summary
+
+    def _final_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Those of the last step; where nothing was left to train, from the checkpoint."""
+        if trainer.logged_metrics:
+            return _floats(trainer.logged_metrics)
+        return self._last["metrics"] if self._last["step"] == trainer.global_step else {}
+
+    def _scores(self, summary: Summary) -> dict[str, Any]:
+        """Accuracies by model; of several benchmarks, by ``BENCHMARK/MODEL``."""
+        found = {
+            (benchmark, label): record["results"]
+            for label, benchmarks in summary["models"].items()
+            for benchmark, record in benchmarks.items()
         }
+        problems = {benchmark: result["problems"] for (benchmark, _), result in found.items()}
+        several = len(problems) > 1
+        named = {f"{b}/{label}" if several else label: r for (b, label), r in found.items()}
         return {
-            "exact_match": {label: result["accuracy"] for label, result in results.items()},
-            "interval_95": {label: result["interval"] for label, result in results.items()},
-            "problems": next(iter(results.values()))["problems"],
+            "exact_match": {name: result["accuracy"] for name, result in named.items()},
+            "interval_95": {name: result["interval"] for name, result in named.items()},
+            "problems": sum(problems.values()),
             "benchmark": self.benchmark,
             "protocol": self.protocol,
         }
 
 
-def _starting_points(module: WeakDrivenModule) -> dict[str, str]:
+def _starting_points(module: WeakDrivenModule) -> dict[str, str | Path]:
     """The branches as they were before the fit."""
     starts = {"weak": module.sources["weak"]} if "weak" in module.sources else {}
     if module.pretrained:
@@ -113,19 +273,10 @@ def _starting_points(module: WeakDrivenModule) -> dict[str, str]:
     return {name: str(source) for name, source in starts.items()}
 
 
-def train_control(run: Path, tokens: int) -> Path | None:
-    """Plain SFT with the settings of ``run``, on ``tokens`` tokens an epoch; its run folder."""
-    rank_zero_info(f"training the control: plain SFT on {tokens} tokens an epoch")
-    flags = [
-        *("--config", str(run / "config.yaml")),
-        *("--runs", str(run), "--name", CONTROL, "--ckpt_path", "null"),
-        *("--model.weak", "null", "--model.lam", "1"),
-        *("--data.selection.weights", "uniform"),
-        *("--data.selection.draw", "without_replacement", "--data.selection.tokens", str(tokens)),
-        *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),
-    ]
-    command = [sys.executable, "-m", "wdl", "fit", *flags]
-    if subprocess.run(command, env=environment_without_ranks()).returncode:
-        rank_zero_warn("the control failed, see above; the run itself is complete")
-        return None
-    return (run / CONTROL / "latest").resolve()
+def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _writer(trainer: pl.Trainer) -> SummaryWriter:
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    return trainer.logger.experiment

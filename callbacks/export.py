@@ -104,17 +104,24 @@ class StrongExport(Callback):
         rank_zero_info(f"exported the strong branch to {folder}")
 
     def _export(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> Path:
-        """Gather on every rank, write on one."""
         assert isinstance(pl_module, WeakDrivenModule)
         assert trainer.log_dir is not None
         folder = Path(trainer.log_dir) / name
-        weights, made = gather_weights(pl_module.strong), pl_module.made()
-        if trainer.is_global_zero:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, WeakDrivenDataModule)
-            export_model(
-                *(pl_module.strong, weights, data.tokenizer, folder, made),
-                *(self.dtype, pl_module.lora),
-            )
+        export_strong(trainer, pl_module, folder, self.dtype)
         trainer.strategy.barrier("exported")
         return folder
+
+
+def export_strong(
+    trainer: pl.Trainer, module: WeakDrivenModule, folder: Path, dtype: DType | None = None
+) -> None:
+    """Write the strong branch as it is now: gather on every process, write on the first.
+
+    Every process must call this. The others do not wait until ``folder`` is there.
+    """
+    weights, made = gather_weights(module.strong), module.made()
+    if not trainer.is_global_zero:
+        return
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, WeakDrivenDataModule)
+    export_model(module.strong, weights, data.tokenizer, folder, made, dtype, module.lora)

@@ -32,6 +32,11 @@ class StopOnSignal(Callback):
         self._last_step = 0
         self._ears: tuple[socket.socket, socket.socket] | None = None
 
+    @property
+    def heard(self) -> bool:
+        """Whether this process has been told to stop."""
+        return self._received is not None
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """From here on signals are heard."""
         if self._ears is None:
@@ -71,7 +76,7 @@ class StopOnSignal(Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        heard = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
+        heard = trainer.strategy.reduce_boolean_decision(self.heard, all=False)
         if heard:
             self._stop(trainer)
 

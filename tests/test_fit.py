@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,9 +119,14 @@ def test_events_can_be_read_back(run: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_validate_gives_the_metrics_of_the_fit(run: Path, settings: list[str]) -> None:
+def test_validate_gives_the_metrics_and_grades_of_the_fit(run: Path, settings: list[str]) -> None:
     last = json.loads((run / "results.json").read_text())["validation"]
     printed = wdl("validate", *settings, "--ckpt_path", "last").stdout
+    assert printed.index("val/weak_loss") < printed.index("strong  arithmetic")
+    (graded,) = (run / "checkpoints").glob("*.evaluation")
+    assert {path.name for path in graded.iterdir() if path.is_dir()} == {"strong"}
+    answers = (graded / "strong" / "arithmetic.jsonl").read_text()
+    assert answers == (run / "evaluation" / "strong_after" / "arithmetic.jsonl").read_text()
     for name in ("val/loss", "val/strong_loss", "val/weak_loss"):
         (line,) = (line for line in printed.splitlines() if f" {name} " in line)
         assert float(line.split("│")[2]) == pytest.approx(last[name], rel=1e-6)
@@ -199,11 +205,16 @@ def test_a_weak_branch_that_does_not_train_is_read_again(
 def test_torchrun_with_two_processes_under_zero_3_trains_the_same(
     run: Path, settings: list[str]
 ) -> None:
+    """Also when evaluations on the way are given up."""
     flags = [
         *("--name=ranks", "--trainer.devices=2", "--trainer.strategy.init_args.stage=3"),
-        *("--evaluation.benchmark=null", "--evaluation.sft_control=false"),
+        *("--evaluation.every_n_validations=1", "--evaluation.limit=1"),
+        "--evaluation.sft_control=false",
     ]
-    wdl("fit", *settings, *flags, launcher=TORCHRUN)
+    printed = wdl("fit", *settings, *flags, launcher=TORCHRUN).stderr
+    assert (
+        len(re.findall(r"at step \d+ failed: not done within 1 s; training goes on", printed)) == 2
+    )
     whole = load_file(run / "strong" / "model.safetensors")
     shared = load_file(run.parents[1] / "ranks/version_0/strong/model.safetensors")
     for name, weight in whole.items():

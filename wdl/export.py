@@ -54,8 +54,25 @@ def export_checkpoint(
     made = read_state(Path(ckpt))["made"]
     source = model or made["strong"]
     check_source(source, "model" if model else "the model that the run began with (give --model)")
-    stored = read_weights(Path(ckpt))
+    write_strong(Path(ckpt), folder, source, dtype)
+    print(f"exported the strong branch to {folder}")
+
+
+def write_strong(ckpt: Path, folder: Path, source: str, dtype: DType | None = None) -> None:
+    """Write the strong branch of ``ckpt`` to ``folder``, with what :func:`export_model` adds.
+
+    Args:
+        ckpt: A complete checkpoint.
+        folder: Must not exist yet.
+        source: Model folder or hub name, of which configuration and tokenizer are taken.
+        dtype: Of the weights; by default the one they were trained in.
+
+    Raises:
+        UserError: ``source`` is of another architecture.
+    """
+    made = read_state(ckpt)["made"]
     prefix = "branches.strong."
+    stored = read_weights(ckpt)
     weights = {n.removeprefix(prefix): w for n, w in stored.items() if n.startswith(prefix)}
     with torch.device("meta"):
         branch = AutoModelForCausalLM.from_config(
@@ -69,7 +86,6 @@ def export_checkpoint(
     if branch.can_generate():
         branch.generation_config = _generation_config(source)
     export_model(branch, weights, load_tokenizer(source), folder, made, dtype, lora)
-    print(f"exported the strong branch to {folder}")
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
 from wdl.callbacks.dynamics import DynamicsCharts
-from wdl.callbacks.evaluation import FinalEvaluation
+from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
 from wdl.callbacks.stopping import StopOnSignal
 from wdl.checkpoints import check_checkpoint, newest_checkpoint
@@ -80,7 +80,7 @@ class WeakDrivenCLI(LightningCLI):
         parser.add_lightning_class_args(WeakDrivenModule, "model")
         parser.add_lightning_class_args(WeakDrivenDataModule, "data")
         parser.add_lightning_class_args(StrongExport, "export")  # before what evaluates it
-        parser.add_lightning_class_args(FinalEvaluation, "evaluation")
+        parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Trainer, "trainer")
 
@@ -140,6 +140,8 @@ class WeakDrivenCLI(LightningCLI):
                     "wdl.strategies.DeepSpeed"
                 )
         self.datamodule.check_inputs()
+        evaluation = self._get(self.config_init, "evaluation")
+        evaluation.check_inputs(self.model.sources["strong"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and nothing else anywhere."""

@@ -258,3 +258,15 @@ def test_a_damaged_model_is_one_line(
     assert exit_.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert fault in line
+
+
+def test_a_folder_whose_name_has_an_equals_sign(
+    pair: tuple[Path, Path], data: Path, protocol: Path
+) -> None:
+    """As those of exports have: step=8."""
+    exports = Path("exports")
+    exports.mkdir()
+    shutil.copytree(pair[0], exports / "step=8")
+    options = command(pair, data, protocol, "out")
+    main([*options, "--model", "exports/step=8,named=exports/step=8"])
+    assert {path.name for path in Path("out").iterdir() if path.is_dir()} == {"step=8", "named"}

@@ -9,11 +9,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wdl.processes import environment_without_ranks
+
+_COMMAND = """
+from wdl.processes import die_with_parent
+die_with_parent()
+from wdl.cli import main
+main()
+"""
+_PAUSE = 0.5  # seconds between two questions whether to go on
 
 
 class EvaluationFailed(Exception):
@@ -21,35 +30,39 @@ class EvaluationFailed(Exception):
 
 
 def evaluate_apart(
-    models: Mapping[str, str | Path], out: Path, options: Sequence[str], limit: float | None = None
+    models: Mapping[str, str | Path],
+    out: Path,
+    options: Sequence[str],
+    limit: float | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Run ``wdl evaluate`` and wait for it.
+    """Run ``wdl evaluate`` and wait for it. It ends with this process, however that ends.
 
     Args:
         models: Label and folder of each model.
         out: Folder for the results.
         options: The other options of the command, such as ``--benchmarks gsm8k``.
         limit: Seconds after which it is ended, with everything that it has started.
+        cancelled: Asked now and then whether to end it early.
 
     Returns:
         The contents of ``out/summary.json``. Models whose engine failed stand under ``failures``.
 
     Raises:
-        EvaluationFailed: There is no summary, because the process crashed, was given wrong options
-            or took too long. Its messages stand on the error stream.
+        EvaluationFailed: There is no summary, because the process crashed, was given wrong
+            options, took too long or was cancelled. Its messages stand on the error stream.
     """
     labelled = ",".join(f"{label}={source}" for label, source in models.items())
     summary = out / "summary.json"
     before = _version(summary)
+    flags = ["--model", labelled, "--out", str(out), *options]
     process = subprocess.Popen(
-        [sys.executable, "-m", "wdl", "evaluate", "--model", labelled, "--out", str(out), *options],
+        [sys.executable, "-c", _COMMAND, "evaluate", *flags],
         env=environment_without_ranks(),
         start_new_session=True,
     )
     try:
-        code = process.wait(limit)
-    except subprocess.TimeoutExpired:
-        raise EvaluationFailed(f"not done within {limit:g} s") from None
+        code = _wait(process, limit, cancelled)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -58,6 +71,19 @@ def evaluate_apart(
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise EvaluationFailed(reason)
     return json.loads(summary.read_text(encoding="utf-8"))
+
+
+def _wait(process: subprocess.Popen, limit: float | None, cancelled: Callable[[], bool]) -> int:
+    """Its exit code."""
+    began = time.monotonic()
+    while True:
+        try:
+            return process.wait(_PAUSE)
+        except subprocess.TimeoutExpired:
+            if cancelled():
+                raise EvaluationFailed("cancelled") from None
+            if limit is not None and time.monotonic() - began > limit:
+                raise EvaluationFailed(f"not done within {limit:g} s") from None
 
 
 def _version(file: Path) -> int | None:

@@ -61,15 +61,12 @@ def prepare(
         UserError: The model has no chat template, or not enough context for the protocol.
     """
     tokenizer = AutoTokenizer.from_pretrained(source)
-    config = AutoConfig.from_pretrained(source).get_text_config()
     stop = stop_tokens(source, tokenizer)
+    asked = render_all(label, source, sets, protocol, tokenizer)
     digest = model_digest(source)
     jobs = []
-    for one in sets:
-        name = one.benchmark.name
-        requests = render(tokenizer, one.problems, protocol)
-        new_tokens = protocol.new_tokens(name)
-        check_context(requests, new_tokens, config.max_position_embeddings, f"{label} on {name}")
+    for one, requests in zip(sets, asked, strict=True):
+        new_tokens = protocol.new_tokens(one.benchmark.name)
         sampling = Sampling(new_tokens, protocol.temperature, protocol.top_p, protocol.seed, stop)
         inputs = {
             "model_sha256": digest,
@@ -81,6 +78,28 @@ def prepare(
         }
         jobs.append(Job(label, source, one, requests, sampling, inputs))
     return jobs
+
+
+def render_all(
+    label: str,
+    source: str,
+    sets: Sequence[ProblemSet],
+    protocol: Protocol,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[Request]]:
+    """The requests of each of ``sets``; needs no weights.
+
+    Raises:
+        UserError: The model has no chat template, or not enough context for the protocol.
+    """
+    context = AutoConfig.from_pretrained(source).get_text_config().max_position_embeddings
+    asked = []
+    for one in sets:
+        name = one.benchmark.name
+        requests = render(tokenizer, one.problems, protocol)
+        check_context(requests, protocol.new_tokens(name), context, f"{label} on {name}")
+        asked.append(requests)
+    return asked
 
 
 def stop_tokens(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

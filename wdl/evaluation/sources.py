@@ -16,7 +16,7 @@ from wdl.evaluation.benchmarks import Benchmark
 from wdl.evaluation.problems import Problem, load_problems
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_LABEL = re.compile(r"[\w.@+-]+")
+_LABEL = re.compile(r"[\w.@+=-]+")
 
 
 class Sources(str):
@@ -29,11 +29,17 @@ def _sources(value: str) -> Sources:
 
 
 def _absolute(part: str) -> str:
-    name, named, path = part.rpartition("=")
+    name, path = _split(part)
     path = os.path.expanduser(path)
     if not _HUB_NAME.fullmatch(path) or os.path.exists(path):
         path = os.path.abspath(path)
-    return f"{name}{named}{path}"
+    return f"{name}={path}" if name else path
+
+
+def _split(part: str) -> tuple[str, str]:
+    """Name, if any, and path of ``[NAME=]PATH``, whose path may be exports/step=8."""
+    name, named, path = part.partition("=")
+    return (name, path) if named and os.sep not in name else ("", part)
 
 
 def _parts(text: str) -> list[str]:
@@ -68,8 +74,8 @@ def parse_models(text: str) -> dict[str, str]:
     models: dict[str, str] = {}
     faults: list[str] = []
     for part in _parts(text):
-        label, named, source = part.rpartition("=")
-        label = label if named else Path(source).resolve().name
+        label, source = _split(part)
+        label = label or Path(source).resolve().name
         if not _LABEL.fullmatch(label):
             faults.append(f"--model {part}: {label!r} cannot name a folder; use letters and digits")
         elif label in models:
@@ -121,10 +127,10 @@ def load_data(benchmarks: Sequence[Benchmark], data: str | None) -> list[Problem
     """
     files: dict[str, Path] = {}
     for part in _parts(data or ""):
-        name, named, file = part.rpartition("=")
-        if not named and len(benchmarks) > 1:
+        name, file = _split(part)
+        if not name and len(benchmarks) > 1:
             raise UserError(f"--data {part}: say which benchmark's it is, NAME={part}")
-        files[name if named else benchmarks[0].name] = Path(file)
+        files[name or benchmarks[0].name] = Path(file)
     names = [benchmark.name for benchmark in benchmarks]
     if strangers := [name for name in files if name not in names]:
         raise UserError(*(f"--data {n}=...: choose from {', '.join(names)}" for n in strangers))
