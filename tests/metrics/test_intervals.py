@@ -55,6 +55,7 @@ def test_wilson_covers_the_truth(trials: int) -> None:
     assert 0.945 < sum(coverages) / len(coverages) < 0.957
     assert min(coverages) > 0.925
     assert max(coverages) < 0.975
+    assert sum(0.93 <= share <= 0.97 for share in coverages) >= 0.97 * len(coverages)
 
 
 @pytest.mark.parametrize("problems", [30, 100])
