@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from wdl.processes import environment_without_ranks
+from wdl.processes import environment_of_child
 
 CONTROL = "sft_control"
 
@@ -23,7 +23,7 @@ def train_control(run: Path, tokens: int) -> Path | None:
         *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),
     ]
     command = [sys.executable, "-m", "wdl", "fit", *flags]
-    if subprocess.run(command, env=environment_without_ranks()).returncode:
+    if subprocess.run(command, env=environment_of_child()).returncode:
         rank_zero_warn("the control failed, see above; the run itself is complete")
         return None
     return (run / CONTROL / "latest").resolve()

@@ -1,5 +1,6 @@
 """Writes the strong branch as a Hugging Face folder: when a fit ends, and on the way."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +78,8 @@ class StrongExport(Callback):
             known = ", ".join(n for n in sorted(trainer.callback_metrics) if n.startswith("val/"))
             raise UserError(f"export.monitor: there is no {self.monitor}; choose from {known}")
         value = trainer.callback_metrics[self.monitor].item()
+        if not math.isfinite(value):
+            return
         sign = 1 if self.mode == "min" else -1
         worst = max(self._best, key=lambda name: sign * self._best[name], default=None)
         full = len(self._best) >= self.best_k

@@ -73,14 +73,13 @@ class StopOnSignal(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any
     ) -> None:
         """After each optimizer step all processes agree whether to stop."""
-        if trainer.global_step == self._last_step:
-            return
-        self._last_step = trainer.global_step
-        heard = trainer.strategy.reduce_boolean_decision(self.heard, all=False)
-        if heard:
-            self._stop(trainer)
+        if trainer.global_step != self._last_step:
+            self._last_step = trainer.global_step
+            self._stop_if_told(trainer)
 
-    def _stop(self, trainer: pl.Trainer) -> None:
+    def _stop_if_told(self, trainer: pl.Trainer) -> None:
+        if not trainer.strategy.reduce_boolean_decision(self.heard, all=False):
+            return
         assert trainer.log_dir is not None
         name = f"stopped-epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
         checkpoint = Path(trainer.log_dir) / "checkpoints" / name
@@ -90,7 +89,8 @@ class StopOnSignal(Callback):
         raise SystemExit(0 if _is_child(trainer) else 128 + number)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What follows can be repeated from the last checkpoint."""
+        """What follows can be repeated from a checkpoint."""
+        self._stop_if_told(trainer)
         self._training = False
 
 
@@ -101,5 +101,5 @@ def _take_signals() -> None:
 
 def _is_child(trainer: pl.Trainer) -> bool:
     """Whether this process was started by the first one, which kills all if a child fails."""
-    environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+    environment = getattr(trainer.strategy, "cluster_environment", None)
     return isinstance(environment, LightningEnvironment) and trainer.local_rank > 0

@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CONFIGS
 from ranks import Case, run
 from test_pickles import Attack
 
 from wdl.checkpoints import (
     TAG,
+    Manifest,
     check_checkpoint,
+    files_of,
     is_complete,
     newest_checkpoint,
     read_state,
     read_weights,
     write_manifest,
 )
+from wdl.cli import main
 from wdl.errors import UserError
 
 
@@ -29,10 +33,15 @@ def write(run: Path, name: str, seconds: int, folder: bool = True) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"module": {"a": torch.ones(3)}, "epoch": 1}, file)
     if folder:
-        write_manifest(checkpoint, 2, 1)
+        (checkpoint / "latest").write_text(TAG)
+        seal(checkpoint, 2)
         file = checkpoint / "manifest.json"
     os.utime(file, (seconds, seconds))
     return checkpoint
+
+
+def seal(checkpoint: Path, stage: int) -> None:
+    write_manifest(checkpoint, Manifest(stage, 1, files_of(checkpoint, 0)))
 
 
 def cut_short(file: Path) -> None:
@@ -100,7 +109,7 @@ def test_no_file_of_a_checkpoint_runs_code(
         content = torch.load(file, weights_only=False)
         torch.save({**content, "more": Attack(tmp_path / "mark")}, file)
         if checkpoint.is_dir():
-            write_manifest(checkpoint, int(strategy[-1]), 1)
+            seal(checkpoint, int(strategy[-1]))
         for read in (check_checkpoint, read_state, read_weights):
             with pytest.raises(UserError, match=r"opening it would run posix.mkdir"):
                 read(checkpoint)
@@ -124,3 +133,45 @@ def test_a_full_disk_leaves_what_was_there(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.pt")} == before
     check_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_nothing_is_opened_that_is_not_looked_at(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, "a.ckpt", 100)
+    payload = tmp_path / "payload"
+    payload.mkdir()
+    torch.save(Attack(tmp_path / "mark"), payload / "mp_rank_00_model_states.pt")
+
+    named = shutil.copytree(checkpoint, tmp_path / "named.ckpt")
+    (named / "latest").write_text("../payload")
+    seal(named, 2)
+    with pytest.raises(UserError, match="latest: names another folder"):
+        (named / "latest").write_text("../payload")
+        (named / "manifest.json").write_text('{"stage": 2, "world_size": 1, "files": {}}')
+        check_checkpoint(named)
+
+    linked = shutil.copytree(checkpoint, tmp_path / "linked.ckpt")
+    shutil.rmtree(linked / TAG)
+    (linked / TAG).symlink_to(payload)
+    (linked / "manifest.json").write_text('{"stage": 2, "world_size": 1, "files": {}}')
+    for read in (check_checkpoint, read_state, read_weights):
+        with pytest.raises(UserError, match="has links in it"):
+            read(linked)
+
+    odd = shutil.copytree(checkpoint, tmp_path / "odd.ckpt")
+    shutil.copy(payload / "mp_rank_00_model_states.pt", odd / TAG / "another.name")
+    with pytest.raises(UserError, match=r"would run posix.mkdir"):
+        check_checkpoint(odd)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_the_real_command_opens_no_planted_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": {}, "more": Attack(tmp_path / "mark")}, tmp_path / "a.ckpt")
+    for verb in ("fit", "validate"):
+        with pytest.raises(SystemExit) as end:
+            main([verb, f"--config={CONFIGS}/joint.yaml", f"--ckpt_path={tmp_path}/a.ckpt"])
+        assert end.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "opening it would run posix.mkdir" in line
+    assert not (tmp_path / "mark").exists()

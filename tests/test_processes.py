@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from wdl.processes import environment_without_ranks, stay_with_first_rank
+from wdl.processes import environment_of_child, stay_with_first_rank
 
 
 def test_no_child_takes_itself_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,7 @@ def test_no_child_takes_itself_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> No
     for name, value in ranks.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FRANK", "stays")
-    left = environment_without_ranks()
+    left = environment_of_child()
     assert not left.keys() & ranks.keys() and left["FRANK"] == "stays"
 
 

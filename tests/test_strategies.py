@@ -28,6 +28,7 @@ WHOLE = os.environ.get("WDL_TEST_MATRIX") == "1"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 STEPS = 50 if WHOLE else 10
 FROZEN, TRAINED, SFT, LORA = "frozen", "trained", "sft", "lora"
+TIED = (TRAINED, LORA)
 # micro-batches that each of two processes accumulates, and their size
 ACCUMULATED = {1: BATCH_SIZE // 2, 4: BATCH_SIZE // 8}
 
@@ -65,18 +66,20 @@ def inputs(
     folder = tmp_path_factory.mktemp("inputs")
     rows = [{"instruction": f"{n} + {n}", "output": str(2 * n) * (1 + n % 5)} for n in range(48)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tied = make_branch(seed=3, tie_word_embeddings=True)
-    return {"strong": str(tied), "weak": str(make_branch(seed=4)), "data": f"{folder}/rows.jsonl"}
+    tied, untied = (make_branch(seed=3, tie_word_embeddings=tie) for tie in (True, False))
+    branches = {"tied": str(tied), "untied": str(untied), "weak": str(make_branch(seed=4))}
+    return {**branches, "data": f"{folder}/rows.jsonl"}
 
 
 def case(name: str, inputs: dict[str, str]) -> Case:
     pair, accumulated, bits, strategy = name.split("-", 3)
-    weak = {SFT: None, LORA: inputs["strong"]}.get(pair, inputs["weak"])
+    strong = inputs["tied" if pair in TIED else "untied"]
+    weak = {SFT: None, LORA: strong}.get(pair, inputs["weak"])
     rounded = "bf16-mixed" if strategy == "ddp" else "bf16-true"
     return Case(
         name,
         strategy,
-        inputs["strong"],
+        strong,
         weak,
         inputs["data"],
         train_weak=pair == TRAINED,
@@ -163,7 +166,7 @@ def test_a_checkpoint_exports_the_live_branch(name: str, out: Path, tmp_path: Pa
     export_checkpoint(InputPath(out / f"{name}-end.ckpt"), str(tmp_path / "strong"))
     live = load_file(out / f"{name}.safetensors")
     stored = load_file(tmp_path / "strong" / "model.safetensors")
-    assert live.keys() - stored.keys() == {"lm_head.weight"}  # tied
+    assert live.keys() - stored.keys() == ({"lm_head.weight"} if name.startswith(TIED) else set())
     for key, weight in stored.items():
         assert weight.dtype == live[key].dtype and torch.equal(weight, live[key])
     assert (tmp_path / "strong" / "adapter").exists() == name.startswith(LORA)

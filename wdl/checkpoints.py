@@ -8,6 +8,7 @@ or of a copy of one, is never taken for a whole one.
 import contextlib
 import io
 import json
+import re
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from wdl.pickles import refuse_foreign_code
 TAG = "checkpoint"
 """Folder that DeepSpeed's files stand in, inside a checkpoint."""
 MANIFEST = "manifest.json"
+_LATEST = "latest"
+"""File in which DeepSpeed looks for the name of that folder."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,24 @@ class Manifest:
             return None
 
 
-def write_manifest(checkpoint: Path, stage: int, world_size: int) -> None:
-    """List the files of ``checkpoint``, all of which must have been written."""
-    files = {
+def files_of(checkpoint: Path, rank: int) -> dict[str, int]:
+    """Bytes of each file that process ``rank`` has written, by its path inside the checkpoint."""
+    return {
         str(file.relative_to(checkpoint)): file.stat().st_size
         for file in sorted(checkpoint.rglob("*"))
-        if file.is_file() and file.name != MANIFEST
+        if file.is_file() and file.name != MANIFEST and _writer(file) == rank
     }
-    write_json(checkpoint / MANIFEST, asdict(Manifest(stage, world_size, files)))
+
+
+def _writer(file: Path) -> int:
+    """Rank of the process that wrote a file of DeepSpeed: in its name, or the first."""
+    named = re.search(r"pp_rank_(\d+)_", file.name)
+    return int(named[1]) if named else 0
+
+
+def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
+    """Mark ``checkpoint`` as complete."""
+    write_json(checkpoint / MANIFEST, asdict(manifest))
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -64,7 +77,7 @@ def is_complete(checkpoint: Path) -> bool:
     manifest = Manifest.read(checkpoint)
     return manifest is not None and all(
         (file := checkpoint / name).is_file() and file.stat().st_size == size
-        for name, size in manifest.files.items()
+        for name, size in {_LATEST: len(TAG), **manifest.files}.items()
     )
 
 
@@ -96,13 +109,15 @@ def check_checkpoint(checkpoint: Path) -> None:
             f"{checkpoint}: this is no complete checkpoint (it was not written or copied to the "
             "end, or is something else); use an earlier one"
         )
-    refuse_foreign_code(_pickles(checkpoint))
-
-
-def _pickles(checkpoint: Path) -> list[Path]:
     if checkpoint.is_file():
-        return [checkpoint]
-    return sorted(checkpoint.rglob("*.pt"))
+        refuse_foreign_code([checkpoint])
+        return
+    # what is opened must be what is looked at
+    if any(path.is_symlink() for path in checkpoint.rglob("*")):
+        raise UserError(f"{checkpoint}: has links in it, which no checkpoint has; do not use it")
+    if (checkpoint / _LATEST).read_text(encoding="utf-8") != TAG:
+        raise UserError(f"{checkpoint / _LATEST}: names another folder than {TAG}; do not use it")
+    refuse_foreign_code(sorted((checkpoint / TAG).iterdir()))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

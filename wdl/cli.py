@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wdl.errors import UserError
-from wdl.processes import stay_with_first_rank
+from wdl.processes import end_with_parent_if_told, rank, stay_with_first_rank
 
 VERBS = {
     "fit": "train the strong branch of a pair, export it and grade it",
@@ -55,6 +55,7 @@ wdl VERB --print_config   writes them as YAML
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; ``args`` defaults to the process's own."""
     args = list(sys.argv[1:] if args is None else args)
+    end_with_parent_if_told()
     # threads that spin while they wait for each other slow a busy machine down several times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not args or args[0] in ("-h", "--help"):
@@ -103,11 +104,11 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
 
 def _report(error: UserError) -> NoReturn:
     """One line per fault on the error stream, once."""
-    rank = os.environ.get("LOCAL_RANK", "0")
-    if rank != "0":
+    number = rank()
+    if number:
         # the first process ends at once if it has met the same fault, and takes this one along
         time.sleep(3)
-    prefix = "wdl: error" if rank == "0" else f"wdl: error in process {rank}"
+    prefix = f"wdl: error in process {number}" if number else "wdl: error"
     for line in error.lines():
         print(f"{prefix}: {_shorten(line)}", file=sys.stderr, flush=True)
     raise SystemExit(2)

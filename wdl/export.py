@@ -51,7 +51,9 @@ def export_checkpoint(
     folder = Path(out)
     if folder.exists():
         raise UserError(f"out: {folder} exists already; choose another folder")
-    made = read_state(Path(ckpt))["made"]
+    made = read_state(Path(ckpt)).get("made")
+    if made is None:
+        raise UserError(f"ckpt: {ckpt} is no checkpoint of wdl; give one of a run's checkpoints/")
     source = model or made["strong"]
     check_source(source, "model" if model else "the model that the run began with (give --model)")
     write_strong(Path(ckpt), folder, source, dtype)
@@ -94,9 +96,9 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _adapted_base(made: Mapping[str, Any], lora: Lora) -> dict[str, Tensor]:
     """What a checkpoint with an adapter refers to: the weights that it adapts."""
-    base = made["base"]
+    base = made["frozen"]
     check_source(base, "the model that was adapted")
-    if model_digest(base) != made["base_sha256"]:
+    if model_digest(base) != made["frozen_sha256"]:
         raise UserError(f"{base}: has changed since the adapter was trained on it; restore it")
     model = load_branch(base, getattr(torch, made["dtype"]))
     add_adapter(model, lora)
@@ -155,7 +157,7 @@ def export_model(
         tokenizer.save_pretrained(partial)
         write_text(partial / "README.md", model_card(made))
         if lora is not None:
-            save_adapter(adapted, lora, made["base"], partial / FOLDER)
+            save_adapter(adapted, lora, made["frozen"], partial / FOLDER)
         _check_written(partial, weights)
 
 

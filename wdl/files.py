@@ -52,7 +52,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def sync_folder(folder: Path) -> None:
     """Make sure that everything in ``folder`` has reached the disk."""
     for file in folder.rglob("*"):
-        _sync(file)
+        sync(file)
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -76,7 +76,8 @@ def point_to(link: Path, target: Path) -> None:
     partial.replace(link)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make sure that what was written to a file or folder has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ from wdl.data.module import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.files import point_to
 from wdl.models.module import WeakDrivenModule
+from wdl.processes import rank
 from wdl.strategies import DeepSpeed
 
 
@@ -96,6 +98,9 @@ class WeakDrivenCLI(LightningCLI):
         parser.link_arguments("model.strong", "data.strong")
         parser.link_arguments("model.weak", "data.weak")
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: checkpoints hold no hyperparameters, and none is opened before it is checked."""
+
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint that is asked for, and look at it before it is opened."""
         config = self.config[self.subcommand]
@@ -104,6 +109,8 @@ class WeakDrivenCLI(LightningCLI):
             newest = newest_checkpoint(runs)
             if newest is None and self.subcommand != "fit":
                 raise UserError(f"ckpt_path: {runs} holds no checkpoint; leave --ckpt_path out")
+            if self.subcommand == "fit" and rank() == 0:
+                _remove_partial(runs)
             if newest is None:  # so that a requeued job has one command, for its first start too
                 rank_zero_info(f"{runs} holds no checkpoint: starting from the beginning")
             config.ckpt_path = None if newest is None else str(newest)
@@ -145,14 +152,13 @@ class WeakDrivenCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and nothing else anywhere."""
+        runs, name = (self._get(self.config, key) for key in ("runs", "name"))
         logger: TensorBoardLogger | bool = False
         if self.subcommand == "fit":
-            logger = TensorBoardLogger(
-                self._get(self.config, "runs"),
-                name=self._get(self.config, "name"),
-                default_hp_metric=False,
-            )
-        return super().instantiate_trainer(logger=logger, **kwargs)
+            logger = TensorBoardLogger(runs, name=name, default_hp_metric=False)
+        # where Lightning looks for what SLURM interrupted; not among what lies in this folder
+        root = str(Path(runs, name))
+        return super().instantiate_trainer(logger=logger, default_root_dir=root, **kwargs)
 
 
 def run(args: list[str]) -> None:
@@ -176,6 +182,12 @@ def run(args: list[str]) -> None:
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+
+
+def _remove_partial(runs: Path) -> None:
+    """What a killed run was writing, which may be large."""
+    for partial in (*runs.glob("version_*/.*.partial"), *runs.glob("version_*/*/.*.partial")):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _quieten() -> None:

@@ -12,11 +12,25 @@ _LAUNCHER = re.compile(
     r"|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|SLURM_.*"
 )
 _PARENT = "WDL_PARENT"
+_ENDS_WITH_PARENT = "WDL_ENDS_WITH_PARENT"
 
 
-def environment_without_ranks() -> dict[str, str]:
-    """This process's environment, less what makes it one rank of several."""
-    return {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
+def rank() -> int:
+    """Number of this process among all, before there is a process group to ask."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def environment_of_child() -> dict[str, str]:
+    """For a ``wdl`` command that is no rank of this process's run, but ends with it."""
+    own = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
+    return {**own, _ENDS_WITH_PARENT: "1"}
+
+
+def end_with_parent_if_told() -> None:
+    """Called as ``wdl`` starts, by whomever; see :func:`environment_of_child`."""
+    if os.environ.pop(_ENDS_WITH_PARENT, None):
+        die_with_parent()
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
@@ -34,6 +48,8 @@ def stay_with_first_rank() -> None:
     if "LOCAL_RANK" not in os.environ:
         os.environ[_PARENT] = str(os.getpid())  # for the ranks that this process will start
         return
-    die_with_parent()
+    # torchrun ends on a signal of its own, and gives its processes time to save
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    die_with_parent(signal.SIGTERM if under_torchrun else signal.SIGKILL)
     if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):
         raise SystemExit(f"process {os.environ['LOCAL_RANK']}: the first process is gone")

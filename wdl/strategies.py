@@ -20,9 +20,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from wdl.checkpoints import Manifest, read_state, read_weights, write_manifest
+from wdl.checkpoints import Manifest, files_of, read_state, read_weights, write_manifest
 from wdl.errors import UserError
-from wdl.files import replace_folder, sync_folder
+from wdl.files import replace_folder, sync
 from wdl.shards import set_weights
 
 _BARRIERS = itertools.count()
@@ -134,19 +134,37 @@ class DeepSpeed(DeepSpeedStrategy):
         self.barrier("partial checkpoint removed")
         try:
             super().save_checkpoint(checkpoint, partial, storage_options)
-            sync_folder(partial)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            shutil.rmtree(partial, ignore_errors=True)
+            # each process its own: on a shared disk, others may not yet see all of them
+            own = files_of(partial, self.global_rank)
+            for name in own:
+                sync(partial / name)
+        except (OSError, RuntimeError) as error:
+            written = ("PytorchStreamWriter", "inline_container")  # how torch says it of a disk
+            if isinstance(error, RuntimeError) and not any(by in str(error) for by in written):
+                raise
+            if self.is_global_zero:
+                shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
                 f"{folder}: the checkpoint could not be written ({error}); earlier ones are as "
                 "they were. Make room, and go on with --ckpt_path last"
             ) from error
-        self.barrier("checkpoint written")
+        files = self._merged(own)
         if self.is_global_zero:
-            assert isinstance(self.config, dict)
-            stage = self.config["zero_optimization"]["stage"]
-            write_manifest(partial, stage, self.world_size)
+            write_manifest(partial, Manifest(self._stage, self.world_size, files))
             replace_folder(partial, folder)
+
+    def _merged(self, own: dict[str, int]) -> dict[str, int]:
+        """The files of all processes, once all have got here."""
+        parts: list[dict[str, int]] = [own]
+        if self._multi_device:
+            parts = [{}] * self.world_size
+            distributed.all_gather_object(parts, own)
+        return {name: size for part in parts for name, size in part.items()}
+
+    @property
+    def _stage(self) -> int:
+        assert isinstance(self.config, dict)
+        return self.config["zero_optimization"]["stage"]
 
     def check_resumable(self, checkpoint: Path) -> None:
         """Make sure that a fit can go on from ``checkpoint``.
@@ -160,37 +178,31 @@ class DeepSpeed(DeepSpeedStrategy):
                 f"{checkpoint}: DeepSpeed did not write this checkpoint, and cannot go on from it; "
                 "use the strategy that did, or start from its strong branch (wdl export)"
             )
-        assert isinstance(self.config, dict)
-        stage = self.config["zero_optimization"]["stage"]
-        if (manifest.stage, manifest.world_size) != (stage, self.world_size):
+        if (manifest.stage, manifest.world_size) != (self._stage, self.world_size):
             raise UserError(
                 f"{checkpoint}: was written by {manifest.world_size} processes under ZeRO stage "
-                f"{manifest.stage}, and this run has {self.world_size} under stage {stage}; the "
-                "optimizer's state is divided among them, so use as many and the same stage, or "
-                "start from its strong branch (wdl export)"
+                f"{manifest.stage}, and this run has {self.world_size} under stage {self._stage}; "
+                "the optimizer's state is divided among them, so use as many and the same stage, "
+                "or start from its strong branch (wdl export)"
             )
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """A fit goes on with DeepSpeed's own state; anything else reads the weights alone."""
-        path = Path(checkpoint_path)
-        if not self._fitting:
+        # on a shared disk, processes may not yet see the same checkpoint as the newest
+        path = Path(self.broadcast(str(checkpoint_path)))
+        assert self.lightning_module is not None
+        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
             # not through DeepSpeed, which cannot restore an engine without an optimizer
-            assert self.lightning_module is not None
             counts = self.is_global_zero or not self.zero_stage_3
             set_weights(self.lightning_module, read_weights(path) if counts else None)
             return read_state(path)
         self.check_resumable(path)
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        return super().load_checkpoint(path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Nothing: the weights are in place after :meth:`load_checkpoint`."""
-
-    @property
-    def _fitting(self) -> bool:
-        assert self.lightning_module is not None
-        return self.lightning_module.trainer.state.fn == TrainerFn.FITTING
 
 
 def wait_for_all_processes() -> None:

@@ -21,6 +21,13 @@ from wdl.paths import DataSource, InputPath, ModelSource
 from wdl.strategies import DeepSpeed
 
 
+class Odd(pl.Callback):
+    """Logs a metric that is never a number."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("val/nan", torch.nan)
+
+
 @pytest.fixture
 def fit(sums: Path, pair: tuple[Path, Path], tmp_path: Path) -> Callable[..., WeakDrivenModule]:
     """A function that trains two epochs of five steps."""
@@ -44,6 +51,7 @@ def fit(sums: Path, pair: tuple[Path, Path], tmp_path: Path) -> Callable[..., We
             max_epochs=2,
             logger=TensorBoardLogger(tmp_path / name, "", ""),
             callbacks=[
+                Odd(),
                 StrongExport(**settings),
                 ModelCheckpoint(tmp_path / name, "{step}", every_n_train_steps=3, save_top_k=-1),
             ],
@@ -88,6 +96,8 @@ def test_the_best_by_a_metric_also_after_a_resume(
     checkpoint = tmp_path / "first" / "step=6.ckpt"
     fit("later", checkpoint, best_k=1, mode="max")
     assert names(tmp_path / "later") == set()  # the earlier one is still the best
+    fit("nothing", best_k=1, monitor="val/nan")
+    assert names(tmp_path / "nothing") == set()
     fit("both", best_k=2)
     assert len(names(tmp_path / "both")) == 2
 

@@ -7,13 +7,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import CONFIGS
+from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
+from wdl.callbacks.stopping import SIGNALS, StopOnSignal
 
 from wdl.checkpoints import is_complete, newest_checkpoint
+from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.models.module import WeakDrivenModule
+from wdl.paths import DataSource, ModelSource
 
 
 @pytest.fixture
@@ -84,6 +91,47 @@ def test_two_processes_save_and_end_when_one_is_told_to(flags: list[str], tmp_pa
         for name in ("whole", "joint")
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_told_to_in_the_last_validation(
+    sums: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """What is announced is done, though no step follows; also without DeepSpeed."""
+
+    class Tell(pl.Callback):
+        def on_validation_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)  # the thread hears it
+
+    strong, weak = map(ModelSource, pair)
+
+    def fit(*callbacks: pl.Callback, resume: Path | None = None) -> pl.Trainer:
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=TensorBoardLogger(tmp_path, "", ""),
+            callbacks=[StopOnSignal(), *callbacks],
+            enable_progress_bar=False,
+            num_sanity_val_steps=0,
+        )
+        data = WeakDrivenDataModule(
+            DataSource(sums), strong, weak, Selection(weights="uniform"), 8, 8, val_fraction=0.2
+        )
+        module = WeakDrivenModule(strong, weak)
+        trainer.fit(module, data, ckpt_path=None if resume is None else str(resume))
+        return trainer
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with pytest.raises(SystemExit) as end:
+            fit(Tell())
+        (stopped,) = tmp_path.glob("checkpoints/stopped-*.ckpt")
+        assert end.value.code == 128 + signal.SIGTERM and is_complete(stopped)
+        assert f"step={fit(resume=stopped).global_step}" in stopped.name
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_second_interrupt_ends_at_once(flags: list[str], tmp_path: Path) -> None:

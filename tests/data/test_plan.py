@@ -147,6 +147,6 @@ def test_the_size_of_micro_batches_changes_no_step(batch_size: int) -> None:
 
 def test_the_digest_names_what_steps_depend_on() -> None:
     plan = make_plan()
-    assert plan.digest() == replace(plan, micro_batch_size=1).digest()
+    assert plan.digest == replace(plan, micro_batch_size=1).digest
     for change in ({"seed": 9}, {"batch_size": 6}, {"drawn": plan.drawn[::-1]}, {"max_tokens": 99}):
-        assert plan.digest() != replace(plan, **change).digest()
+        assert plan.digest != replace(plan, **change).digest

@@ -46,7 +46,7 @@ def teach(module: WeakDrivenModule) -> None:
 
 def write_merged(module: WeakDrivenModule, folder: Path, tokenizer: Any) -> Path:
     weights = dict(module.strong.state_dict())
-    export_model(module.strong, weights, tokenizer, folder, {"base": module.base}, lora=LORA)
+    export_model(module.strong, weights, tokenizer, folder, {"frozen": module.base}, lora=LORA)
     return folder
 
 

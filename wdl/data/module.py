@@ -182,7 +182,7 @@ class WeakDrivenDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Which optimizer steps the position in a checkpoint counts."""
         assert self.plan is not None
-        return {"plan": self.plan.digest()}
+        return {"plan": self.plan.digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that a resumed fit goes through the same optimizer steps.
@@ -190,7 +190,7 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         Raises:
             UserError: Data, selection, batch size or seed are not those of the checkpoint.
         """
-        if self.plan is not None and self.plan.digest() != state_dict["plan"]:
+        if self.plan is not None and self.plan.digest != state_dict["plan"]:
             raise UserError(
                 "ckpt_path: the checkpoint was trained on other samples, or in another order; "
                 "restore what changed (data, selection, batch_size, seed_everything, the branches; "

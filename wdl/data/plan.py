@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +66,14 @@ class Plan:
             units = len(pack(self.lengths[self.drawn], self.max_tokens))
         return -(-units // self.batch_size)
 
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that decides which samples make up an optimizer step."""
+        """SHA-256 of what decides which samples make up an optimizer step, and of some steps."""
         digest = hashlib.sha256(f"{self.batch_size} {self.seed} {self.max_tokens}".encode())
         for values in (self.drawn, self.lengths, self.completions):
             digest.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
+        for step in islice(self.epoch(0), 10):  # another version may order the same otherwise
+            digest.update(repr(sorted(s for part in step for s in part.samples)).encode())
         return digest.hexdigest()
 
     @property

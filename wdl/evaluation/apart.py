@@ -14,14 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wdl.processes import environment_without_ranks
+from wdl.processes import environment_of_child
 
-_COMMAND = """
-from wdl.processes import die_with_parent
-die_with_parent()
-from wdl.cli import main
-main()
-"""
 _PAUSE = 0.5  # seconds between two questions whether to go on
 
 
@@ -57,8 +51,8 @@ def evaluate_apart(
     before = _version(summary)
     flags = ["--model", labelled, "--out", str(out), *options]
     process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, "evaluate", *flags],
-        env=environment_without_ranks(),
+        [sys.executable, "-m", "wdl", "evaluate", *flags],
+        env=environment_of_child(),
         start_new_session=True,
     )
     try:

@@ -7,7 +7,7 @@ start as one, unless the adapter is one that an earlier run has trained on the s
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from wdl.errors import UserError
 from wdl.models.branches import load_branch, output_head
+from wdl.shards import whole
 
 FOLDER = "adapter"
 """Where an exported model keeps the adapter that was merged into it."""
@@ -139,7 +140,7 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> None:
         torch.manual_seed(torch.initial_seed())  # the same start under every strategy
         for _, layer in _adapted(model):
             # sharded weights are created empty, so that peft's own start from 0 has missed them
-            with _whole([*layer.lora_A.parameters(), *layer.lora_B.parameters()]):
+            with whole([*layer.lora_A.parameters(), *layer.lora_B.parameters()], modified=True):
                 layer.reset_lora_parameters(_NAME, True)
 
 
@@ -246,7 +247,7 @@ def load_adapter(model: PreTrainedModel, lora: Lora, base: str, export: str) -> 
         )
     with torch.no_grad():
         for name, parameter in ours.items():
-            with _whole([parameter]):
+            with whole([parameter], modified=True):
                 parameter.copy_(stored[name])
 
 
@@ -255,12 +256,3 @@ def _adapted(model: PreTrainedModel) -> list[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [(n, layer) for n, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)]
-
-
-def _whole(parameters: list[nn.Parameter]) -> AbstractContextManager:
-    """Where sharded parameters can be written as a whole, the same on every rank."""
-    if not hasattr(parameters[0], "ds_id"):  # DeepSpeed's mark on a sharded parameter
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any, Literal, Self, cast
 
 import lightning.pytorch as pl
@@ -116,7 +115,12 @@ class WeakDrivenModule(pl.LightningModule):
             )
         if lora is not None:
             check_lora(lora, strong, weak, train_weak, pretrained)
-        self.sources = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
+        given = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
+        # a link such as runs/NAME/latest may point elsewhere tomorrow
+        self.sources = {
+            n: ModelSource(os.path.realpath(s)) if os.path.exists(s) else s
+            for n, s in given.items()
+        }
         self.lam = lam
         self.train_weak = train_weak
         self.weak_dtype = weak_dtype
@@ -132,6 +136,7 @@ class WeakDrivenModule(pl.LightningModule):
         self.val_dynamics = MeanDynamics(True, paired, histograms=True)
         self.branches = nn.ModuleDict()
         self.val_losses = nn.ModuleDict()
+        self._frozen: dict[str, str] = {}
         self._step: list[tuple[Tensor, Tensor]] = []
         self._step_loss = torch.tensor(0.0)
 
@@ -265,12 +270,14 @@ class WeakDrivenModule(pl.LightningModule):
         self._step_loss = self.trainer.strategy.reduce(losses.sum(), reduce_op="sum")
         if not torch.isfinite(self._step_loss):
             faulty = [ids for loss, ids in self._step if not torch.isfinite(loss)]
+            intact = self.trainer.strategy.reduce_boolean_decision(all_finite(self))
             samples = _on_all_ranks([idx for ids in faulty for idx in ids.tolist()])
             raise UserError(
                 f"train/loss is {self._step_loss.item()} in optimizer step "
-                f"{self.global_step + 1}, from the samples with idx {samples}; the "
-                "weights are those of the step before. Look at these samples, lower the learning "
-                "rate, or go on from the last checkpoint (--ckpt_path last) with other settings"
+                f"{self.global_step + 1}, from the samples with idx {samples}; the weights are "
+                f"{'those of the step before' if intact else 'not finite either'}. Look at these "
+                "samples, lower the learning rate, or go on from the last checkpoint (--ckpt_path "
+                "last) with other settings"
             )
         self._step.clear()
 
@@ -334,14 +341,17 @@ class WeakDrivenModule(pl.LightningModule):
             "metrics": losses,
         }
 
-    @cached_property
-    def _frozen(self) -> dict[str, str]:
-        """Hash of the weights that checkpoints refer to."""
+    def setup(self, stage: str) -> None:
+        """Hash the weights that checkpoints refer to, as they are loaded."""
+        source: ModelSource | str | None = None
         if self.lora is not None:
-            return {"base": str(self.base), "base_sha256": model_digest(self.base)}
-        if self.train_weak or "weak" not in self.sources:
-            return {}
-        return {"weak_sha256": model_digest(self.sources["weak"])}
+            source = self.base
+        elif not self.train_weak:
+            source = self.sources.get("weak")
+        if source is not None:
+            strategy = self.trainer.strategy
+            digest = model_digest(source) if self.trainer.is_global_zero else ""
+            self._frozen = {"frozen": str(source), "frozen_sha256": strategy.broadcast(digest)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how it was made.
@@ -366,13 +376,13 @@ class WeakDrivenModule(pl.LightningModule):
         Raises:
             UserError: Its files have changed since the checkpoint was written.
         """
-        for name, value in self._frozen.items():
-            if checkpoint["made"].get(name) != value:
-                raise UserError(
-                    f"model.weak: the frozen weights are not those that the checkpoint was trained "
-                    f"with ({name} is {value}, and was {checkpoint['made'].get(name)}); restore "
-                    "them, or start without --ckpt_path"
-                )
+        before = checkpoint["made"].get("frozen_sha256")
+        if self._frozen.get("frozen_sha256") != before:
+            raise UserError(
+                f"model.weak: {self._frozen.get('frozen')} is not what the checkpoint was trained "
+                f"with, {checkpoint['made'].get('frozen')} with SHA-256 {before}; restore it, or "
+                "start without --ckpt_path"
+            )
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
             for name, count in counts.items():
