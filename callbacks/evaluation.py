@@ -49,7 +49,8 @@ class Evaluation(Callback):
     without which no gain of the first three means anything.
 
     ``wdl validate`` grades the strong branch of its checkpoint, and writes beside that to
-    ``CHECKPOINT.evaluation/``. Without a checkpoint nothing is graded unless ``out`` is given.
+    ``CHECKPOINT.evaluation/``. Without a checkpoint nothing is graded unless ``out`` is given; then
+    it is the model that a fit would begin with.
 
     Args:
         benchmark: What is graded, as in ``wdl evaluate --benchmarks``; null grades nothing.
@@ -200,7 +201,9 @@ class Evaluation(Callback):
         assert isinstance(pl_module, WeakDrivenModule)
         checkpoint = trainer.ckpt_path
         if checkpoint is None and self.out is None:
-            rank_zero_info("nothing is graded without a checkpoint, or evaluation.out to write to")
+            rank_zero_info(
+                "nothing is graded: give --ckpt_path, or --evaluation.out to grade model.strong"
+            )
             return
         strong: str | Path = pl_module.sources["strong"]
         out = Path(self.out or Path(str(checkpoint)).with_suffix(".evaluation"))
@@ -212,7 +215,10 @@ class Evaluation(Callback):
                 strong = model
             self._grade({"strong": strong}, out, trainer)
         except EvaluationFailed as failure:
-            raise UserError(f"evaluation: {failure}; the same command goes on from there") from None
+            raise UserError(
+                f"evaluation: {failure}, see above; the same command goes on from there, another "
+                "--evaluation.out begins anew"
+            ) from None
         finally:
             shutil.rmtree(model, ignore_errors=True)
 
