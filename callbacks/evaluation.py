@@ -131,7 +131,7 @@ class Evaluation(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._validations += 1
-        self._last = {"step": trainer.global_step, "metrics": _floats(trainer.logged_metrics)}
+        self._last = {"step": trainer.global_step, "metrics": _validation(trainer.logged_metrics)}
         every = self.every_n_validations
         if self.benchmark is None or every is None or self._validations % every:
             return
@@ -249,7 +249,7 @@ class Evaluation(Callback):
     def _final_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
         """Those of the last step; where nothing was left to train, from the checkpoint."""
         if trainer.logged_metrics:
-            return _floats(trainer.logged_metrics)
+            return _validation(trainer.logged_metrics)
         return self._last["metrics"] if self._last["step"] == trainer.global_step else {}
 
     def _scores(self, summary: Summary) -> dict[str, Any]:
@@ -279,8 +279,8 @@ def _starting_points(module: WeakDrivenModule) -> dict[str, str | Path]:
     return {name: str(source) for name, source in starts.items()}
 
 
-def _floats(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
+def _validation(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
 
 
 def _writer(trainer: pl.Trainer) -> SummaryWriter:

@@ -104,6 +104,8 @@ def check_checkpoint(checkpoint: Path) -> None:
     """
     if not checkpoint.exists():
         raise UserError(f"ckpt: there is no checkpoint {checkpoint}; give the path of one")
+    if (checkpoint / "checkpoints").is_dir():
+        raise UserError(f"{checkpoint}: is a run's folder; give one of {checkpoint}/checkpoints/")
     if not is_complete(checkpoint):
         raise UserError(
             f"{checkpoint}: this is no complete checkpoint (it was not written or copied to the "

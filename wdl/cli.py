@@ -96,7 +96,7 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
 
     module, name = FUNCTIONS[verb]
     function = getattr(import_module(module), name)
-    parser = Parser(prog=f"wdl {verb}", description=VERBS[verb])
+    parser = Parser(prog=f"wdl {verb}", description=VERBS[verb], allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with these options.")
     parser.add_function_arguments(function, as_positional=verb == "compare")
     return function, parser

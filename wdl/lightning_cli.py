@@ -31,7 +31,10 @@ from wdl.strategies import DeepSpeed
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors are one line each."""
+    """A parser whose errors are one line each, and that takes no half of an option for it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report instead of printing the usage."""
@@ -45,13 +48,23 @@ class RunFolder(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Only a fit has a folder of its own."""
         if stage == "fit":
+            self.config = self.config.clone()
+            self.config.ckpt_path = None  # to repeat the run is not to go on with it
             super().setup(trainer, pl_module, stage)
 
-    def save_config(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Called on one rank, after the configuration is written."""
-        assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir would wait for all
-        folder = Path(trainer.logger.log_dir)
-        point_to(folder.parent / "latest", folder)
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Not before: a run that cannot go on from its checkpoint is none."""
+        self._point_to_it(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Where nothing was left to train."""
+        self._point_to_it(trainer)
+
+    def _point_to_it(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir waits for all
+            folder = Path(trainer.logger.log_dir)
+            point_to(folder.parent / "latest", folder)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the hyperparameters with what they led to, for TensorBoard's table of runs."""
@@ -114,6 +127,8 @@ class WeakDrivenCLI(LightningCLI):
             if newest is None:  # so that a requeued job has one command, for its first start too
                 rank_zero_info(f"{runs} holds no checkpoint: starting from the beginning")
             config.ckpt_path = None if newest is None else str(newest)
+        elif config.ckpt_path is None and self.subcommand == "validate":
+            rank_zero_info("no --ckpt_path: validating the models as they are")
         if config.ckpt_path is not None:
             check_checkpoint(Path(config.ckpt_path))
 
@@ -130,6 +145,9 @@ class WeakDrivenCLI(LightningCLI):
                 "model.weak_dtype: ZeRO stage 3 shards all weights in one dtype; use stage 1 or 2, "
                 "or leave weak_dtype out"
             )
+        precision = str(self.trainer.precision)
+        if precision.startswith("16") and not torch.cuda.is_available():
+            raise UserError(f"trainer.precision: {precision} needs a GPU; use bf16-true or 32-true")
         if isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None:
             try:  # what torchrun or SLURM started, before anything is loaded
                 strategy.cluster_environment.validate_settings(
@@ -147,6 +165,8 @@ class WeakDrivenCLI(LightningCLI):
                     "wdl.strategies.DeepSpeed"
                 )
         self.datamodule.check_inputs()
+        if self.subcommand == "fit":
+            self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.check_inputs(self.model.sources["strong"])
 
@@ -198,14 +218,17 @@ def _quieten() -> None:
         ".*dataloader is not resumable.*",  # the plan resumes by the count of optimizer steps
         ".*LightningCLI's args parameter.*",
         ".*LeafSpec.* is deprecated.*",
-        ".*_into_tensor` is deprecated.*",
+        ".*`torch.distributed.* is deprecated.*",
+        ".*dirpath has changed.*",  # each start has a folder of its own
         ".*sync_dist=True.*",  # what is logged has been summed over all processes
     ):
         warnings.filterwarnings("ignore", message)
-    settled = ("litlogger", "`weights_only` was not set")  # checkpoints are checked before
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(text in record.getMessage() for text in settled)
-    )
+    # checkpoints are checked before they are opened
+    settled = ("litlogger", "`weights_only` was not set", "to estimate number of stepping batches")
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(
+            lambda record: not any(text in record.getMessage() for text in settled)
+        )
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     disable_progress_bar()  # of loading and saving weights; it would break into the trainer's

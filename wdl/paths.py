@@ -43,6 +43,8 @@ def _data_source(value: str) -> DataSource:
 
 
 def _model_source(value: str) -> ModelSource:
+    if not value:
+        raise ValueError("there is none; give one, or a file such as --config configs/joint.yaml")
     if not os.path.exists(value) and _HUB_NAME.fullmatch(value):
         return ModelSource(value)
     return ModelSource(_input_path(value))

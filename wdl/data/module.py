@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ from wdl.data.interchange import EntropyTable
 from wdl.data.loading import RankShare, batch_loader
 from wdl.data.packing import pack
 from wdl.data.picture import selection_figure
-from wdl.data.plan import MicroBatch, Plan
+from wdl.data.plan import MicroBatch, Plan, accumulation
 from wdl.data.records import OnBadRow
 from wdl.data.samples import Corpus, TooLong, column
 from wdl.data.selection import Selection, Summary
@@ -115,6 +115,10 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         )
         self.plan: Plan | None = None
 
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches that each process accumulates, see :func:`wdl.data.plan.accumulation`."""
+        return accumulation(self.batch_size, self.micro_batch_size, world_size)
+
     def check_inputs(self) -> None:
         """Read the rows and look at the branches, so that faults show before any model is loaded.
 
@@ -144,6 +148,11 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         held_out = column(samples, "prompt_hash") < self.val_fraction
         self.train_samples = samples.select(np.flatnonzero(~held_out))
         self.val_samples = samples.select(np.flatnonzero(held_out))
+        if self.val_fraction and not len(self.val_samples):
+            rank_zero_warn(
+                f"none of the {len(samples)} samples falls to validation; raise data.val_fraction "
+                f"({self.val_fraction}) for validation metrics"
+            )
         if stage == "fit":
             if not len(self.train_samples):
                 raise UserError(f"{self.path}: no sample is left to train on; see data.max_length")
@@ -182,7 +191,7 @@ class WeakDrivenDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Which optimizer steps the position in a checkpoint counts."""
         assert self.plan is not None
-        return {"plan": self.plan.digest}
+        return {"plan": self.plan.digest, "data": self.corpus.data_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make sure that a resumed fit goes through the same optimizer steps.
@@ -190,11 +199,15 @@ class WeakDrivenDataModule(pl.LightningDataModule):
         Raises:
             UserError: Data, selection, batch size or seed are not those of the checkpoint.
         """
-        if self.plan is not None and self.plan.digest != state_dict["plan"]:
+        if self.plan is None:
+            if self.corpus.data_digest != state_dict["data"]:
+                rank_zero_warn(f"{self.path} is not the data that the checkpoint was trained on")
+        elif self.plan.digest != state_dict["plan"]:
             raise UserError(
                 "ckpt_path: the checkpoint was trained on other samples, or in another order; "
                 "restore what changed (data, selection, batch_size, seed_everything, the branches; "
-                "the settings stand in config.yaml of its run), or start without --ckpt_path"
+                "they stand in config.yaml of its run, beside checkpoints/), or start without "
+                "--ckpt_path"
             )
 
     def _log(self, values: dict[str, float]) -> None:

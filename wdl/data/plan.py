@@ -82,19 +82,8 @@ class Plan:
         return self.batch_size // self.micro_batch_size
 
     def accumulation(self, world_size: int) -> int:
-        """Micro-batches that each of ``world_size`` ranks accumulates.
-
-        Raises:
-            UserError: The micro-batches of a step cannot be shared out evenly.
-        """
-        if self.micro_batches % world_size:
-            raise UserError(
-                f"data.batch_size: {self.batch_size} in micro-batches of "
-                f"{self.micro_batch_size} make {self.micro_batches} per step, which {world_size} "
-                f"processes cannot share evenly; make data.batch_size / data.micro_batch_size a "
-                f"multiple of {world_size}"
-            )
-        return self.micro_batches // world_size
+        """Micro-batches that each of ``world_size`` ranks accumulates, see :func:`accumulation`."""
+        return accumulation(self.batch_size, self.micro_batch_size, world_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[list[MicroBatch]]:
         """The optimizer steps of epoch ``number`` from step ``start`` on, each its micro-batches.
@@ -141,3 +130,30 @@ class Plan:
         denominator = int(sum(self.completions[samples].sum() for samples in parts))
         empty = [MicroBatch([], denominator)] * (self.micro_batches - len(parts))
         return [MicroBatch(samples.tolist(), denominator) for samples in parts] + empty
+
+
+def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int:
+    """Micro-batches that each process accumulates for an optimizer step.
+
+    Args:
+        batch_size: Samples of a step over all processes, a multiple of ``micro_batch_size``.
+        micro_batch_size: Samples of one forward pass of one process.
+        world_size: Number of processes.
+
+    Raises:
+        UserError: The micro-batches of a step cannot be shared out evenly.
+    """
+    micro_batches = batch_size // micro_batch_size
+    if micro_batches % world_size:
+        fitting = [
+            size
+            for size in range(1, micro_batch_size)
+            if batch_size % size == 0 and batch_size // size % world_size == 0
+        ]
+        example = f", for example data.micro_batch_size {fitting[-1]}" if fitting else ""
+        raise UserError(
+            f"data.batch_size: {batch_size} in micro-batches of {micro_batch_size} make "
+            f"{micro_batches} per step, which {world_size} processes cannot share evenly; make "
+            f"data.batch_size / data.micro_batch_size a multiple of {world_size}{example}"
+        )
+    return micro_batches // world_size
