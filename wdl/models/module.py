@@ -385,9 +385,10 @@ class WeakDrivenModule(pl.LightningModule):
             )
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
-            for name, count in counts.items():
-                steps = count // checkpoint["accumulation"]
-                counts[name] = steps * self.trainer.accumulate_grad_batches
+            open_ones = counts["ready"] - counts["completed"]  # one, while its hooks run
+            steps = counts["ready"] // checkpoint["accumulation"]
+            begun = steps * self.trainer.accumulate_grad_batches
+            counts.update(ready=begun, started=begun, processed=begun, completed=begun - open_ones)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
