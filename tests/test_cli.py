@@ -104,13 +104,34 @@ def test_every_bad_row_has_its_line(capsys: pytest.CaptureFixture[str], tmp_path
 
 
 def test_an_unknown_key_in_a_yaml(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("model:\n  lambda: 0.5\n")
-    assert "lambda" in fails(capsys, "fit", "--config", JOINT, "--config", "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("model:\n  lam: 1\n  train_weka: true\n")
+    printed = fails(capsys, "fit", "--config", JOINT, "--config", "mine.yaml")
+    assert "mine.yaml:3: model.train_weka: there is no such key (model.train_weak?)" in printed
+    assert printed.endswith("; see wdl fit --help")
+
+
+def test_a_wrong_value_is_found_where_it_stands(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "first.yaml").write_text("model:\n  lam: 0.4\n  schedule: cosin\n")
+    (tmp_path / "second.yaml").write_text("model:\n  schedule: linear\n")
+    files = ["--config", JOINT, "--config=first.yaml", "--config", "second.yaml"]
+    printed = fails(capsys, "fit", *files)
+    assert "first.yaml:3: model.schedule: Expected one of 'cosine', 'linear', 'const" in printed
+    printed = fails(capsys, "fit", "--config", JOINT, "--model.schedule", "linea")
+    assert "wdl: error: model.schedule: Expected one of" in printed
+    (tmp_path / "score.yaml").write_text("data: missing.jsonl\nmax_length: long\n")
+    printed = fails(capsys, "score", "--config", "score.yaml")
+    assert "score.yaml:2: max_length: Expected a int. Got value: long" in printed
 
 
 def test_broken_yaml(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("model: {lam: 0.5\n")
-    assert "line" in fails(capsys, "fit", "--config", JOINT, "--config", "mine.yaml")
+    assert "mine.yaml:2: is not YAML" in fails(capsys, "fit", "--config", "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("- model\n")
+    assert "mine.yaml:1: holds no keys" in fails(capsys, "fit", "--config", "mine.yaml")
+    (tmp_path / "mine.yaml").write_bytes(b"\xff")
+    assert "mine.yaml: is not YAML" in fails(capsys, "fit", "--config", "mine.yaml")
 
 
 def test_branches_of_different_vocabularies(

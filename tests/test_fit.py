@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from wdl.checkpoints import read_state
 from wdl.data.records import RecordReader
 from wdl.models.branches import load_branch
 
@@ -122,20 +123,26 @@ def test_events_can_be_read_back(run: Path) -> None:
 def test_validate_gives_the_metrics_and_grades_of_the_fit(run: Path, settings: list[str]) -> None:
     last = json.loads((run / "results.json").read_text())["validation"]
     printed = wdl("validate", *settings, "--ckpt_path", "last").stdout
-    assert printed.index("val/weak_loss") < printed.index("strong  arithmetic")
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()}
+    assert printed.index("per completion token") < printed.index("strong  arithmetic")
     (graded,) = (run / "checkpoints").glob("*.evaluation")
     assert {path.name for path in graded.iterdir() if path.is_dir()} == {"strong"}
     answers = (graded / "strong" / "arithmetic.jsonl").read_text()
     assert answers == (run / "evaluation" / "strong_after" / "arithmetic.jsonl").read_text()
-    for name in ("val/loss", "val/strong_loss", "val/weak_loss"):
-        (line,) = (line for line in printed.splitlines() if f" {name} " in line)
-        assert float(line.split("│")[2]) == pytest.approx(last[name], rel=1e-6)
+    losses = [last[name] for name in ("val/weak_loss", "val/strong_loss", "val/loss")]
+    assert list(map(float, rows["loss"])) == pytest.approx(losses, rel=1e-3)
+    dynamics = [last[f"val/dynamics/margin/{of}"] for of in ("weak", "strong", "mixed")]
+    assert list(map(float, rows["margin"])) == pytest.approx(dynamics, rel=1e-3)
+    assert "hard negatives, mass: " in printed and "amplification, saturated: " in printed
 
 
-def test_a_second_run_overwrites_nothing(run: Path, settings: list[str]) -> None:
+def test_a_second_run_overwrites_nothing_and_saves_its_last_step(
+    run: Path, settings: list[str]
+) -> None:
     before = (run.parent / "version_0" / "results.json").read_bytes()
     quick = [
-        "--trainer.max_steps=1",
+        "--trainer.max_steps=3",
+        "--checkpoint.every_n_train_steps=2",
         "--evaluation.benchmark=null",
         "--evaluation.sft_control=false",
     ]
@@ -143,6 +150,8 @@ def test_a_second_run_overwrites_nothing(run: Path, settings: list[str]) -> None
     assert (run.parent / "version_0" / "results.json").read_bytes() == before
     assert (run.parent / "version_1" / "strong" / "model.safetensors").exists()
     assert os.readlink(run.parent / "latest") == "version_1"
+    (last,) = (run.parent / "version_1" / "checkpoints").iterdir()
+    assert read_state(last)["global_step"] == 3
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(run: Path, settings: list[str]) -> None:

@@ -88,15 +88,11 @@ def _run(args: list[str]) -> None:
 
 def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
     """What a verb of ``FUNCTIONS`` calls, and the parser of its options."""
-    from jsonargparse import ArgumentParser
-
-    class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            raise UserError(f"wdl {verb}: {message}; see wdl {verb} --help") from ex
+    from wdl.arguments import PlainParser
 
     module, name = FUNCTIONS[verb]
     function = getattr(import_module(module), name)
-    parser = Parser(prog=f"wdl {verb}", description=VERBS[verb], allow_abbrev=False)
+    parser = PlainParser(prog=f"wdl {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file with these options.")
     parser.add_function_arguments(function, as_positional=verb == "compare")
     return function, parser

@@ -5,21 +5,23 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
+from wdl.arguments import PlainParser
+from wdl.callbacks.checkpoints import Checkpoints
 from wdl.callbacks.dynamics import DynamicsCharts
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
+from wdl.callbacks.screen import ValidationTable
 from wdl.callbacks.stopping import StopOnSignal
 from wdl.checkpoints import check_checkpoint, newest_checkpoint
 from wdl.data.module import WeakDrivenDataModule
@@ -30,16 +32,8 @@ from wdl.processes import rank
 from wdl.strategies import DeepSpeed
 
 
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line each, and that takes no half of an option for it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Report instead of printing the usage."""
-        command = self.prog.replace(" [options]", "")
-        raise UserError(f"{message}; see {command} --help") from ex
+class Parser(PlainParser, LightningArgumentParser):
+    """Lightning's parser with this project's messages."""
 
 
 class RunFolder(SaveConfigCallback):
@@ -51,6 +45,8 @@ class RunFolder(SaveConfigCallback):
             self.config = self.config.clone()
             self.config.ckpt_path = None  # to repeat the run is not to go on with it
             super().setup(trainer, pl_module, stage)
+            assert isinstance(trainer.logger, TensorBoardLogger)
+            trainer.logger.hparams = self._settings()  # or Lightning writes an empty hparams.yaml
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Not before: a run that cannot go on from its checkpoint is none."""
@@ -69,16 +65,27 @@ class RunFolder(SaveConfigCallback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Log the hyperparameters with what they led to, for TensorBoard's table of runs."""
         assert isinstance(trainer.logger, TensorBoardLogger)
-        settings = {key: self.config[key].as_dict() for key in ("model", "data")}
-        settings["trainer"] = {key: self.config.trainer[key] for key in ("max_epochs", "precision")}
         metrics = {
             f"final/{name.removeprefix('val/')}": value.item()
             for name, value in trainer.logged_metrics.items()
             if name.startswith("val/") and name.endswith("loss")
         }
-        trainer.logger.log_hyperparams(
-            {**settings, "seed": self.config.seed_everything}, metrics, step=trainer.global_step
-        )
+        trainer.logger.log_hyperparams(self._settings(), metrics, step=trainer.global_step)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            **{key: self.config[key].as_dict() for key in ("model", "data")},
+            "trainer": {key: self.config.trainer[key] for key in ("max_epochs", "precision")},
+            "seed": self.config.seed_everything,
+        }
+
+
+CKPT_PATH = {
+    "fit": "Checkpoint to go on from: a path, or last for the newest complete one of all versions "
+    "of the run, if there is one.",
+    "validate": "Checkpoint to validate: a path, or last for the newest complete one of the run; "
+    "null for the models as they are.",
+}
 
 
 class WeakDrivenCLI(LightningCLI):
@@ -88,7 +95,17 @@ class WeakDrivenCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's verbs that mean something here, and the arguments that others fill in."""
         loaders = {"model", "datamodule", "train_dataloaders", "val_dataloaders", "dataloaders"}
-        return {"fit": loaders, "validate": loaders}
+        return {"fit": loaders, "validate": {*loaders, "verbose"}}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        (ckpt_path,) = (action for action in parser._actions if action.dest == "ckpt_path")
+        ckpt_path.help = CKPT_PATH[subcommand]
+        return parser
+
+    def validate(self, **kwargs: Any) -> None:
+        """Lightning's, whose list of all metrics ``ValidationTable`` replaces."""
+        self.trainer.validate(verbose=False, **kwargs)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Model and data first: what people look for in the help."""
@@ -96,7 +113,7 @@ class WeakDrivenCLI(LightningCLI):
         parser.add_lightning_class_args(WeakDrivenDataModule, "data")
         parser.add_lightning_class_args(StrongExport, "export")  # before what evaluates it
         parser.add_lightning_class_args(Evaluation, "evaluation")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(Trainer, "trainer")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -189,9 +206,10 @@ def run(args: list[str]) -> None:
             WeakDrivenModule,
             WeakDrivenDataModule,
             save_config_callback=RunFolder,
-            trainer_defaults={"callbacks": [DynamicsCharts(), StopOnSignal()]},
+            trainer_defaults={"callbacks": [DynamicsCharts(), ValidationTable(), StopOnSignal()]},
             seed_everything_default=42,
-            parser_kwargs={
+            parser_kwargs={"prog": "wdl"}
+            | {
                 verb: {"usage": f"wdl {verb} --config FILE [--config FILE ...] [options]"}
                 for verb in WeakDrivenCLI.subcommands()
             },

@@ -15,7 +15,7 @@ from wdl.models.chunk_statistics import LogitDynamics, LogitStatistics
 SATURATED = 0.99
 """A token is saturated where the strong branch gives it a probability above this."""
 
-_BRANCHES = ("weak", "strong", "mixed")
+BRANCHES = ("weak", "strong", "mixed")
 _CHEAP = ("target", "non_target_mean", "margin")
 _FULL = (
     *("std", "centred_norm", "max", "min"),
@@ -43,7 +43,7 @@ def curves(full: bool, weak: bool) -> dict[str, tuple[str, ...]]:
         full: Whether the dynamics are of the full level, or of the cheap one.
         weak: Whether there is a weak branch.
     """
-    branches = _BRANCHES if weak else _BRANCHES[1:]
+    branches = BRANCHES if weak else BRANCHES[1:]
     charts = dict.fromkeys(_CHEAP + _FULL if full else _CHEAP, branches)
     return charts | (_JOINT if full else {}) | (_AGAINST_WEAK if full and weak else {})
 
@@ -122,7 +122,7 @@ def weighted_values(
         vocabulary: V.
     """
     values: dict[str, Weighted] = {}
-    for branch in _BRANCHES:
+    for branch in BRANCHES:
         statistics = getattr(dynamics, branch)
         if statistics is not None:
             described = _describe(statistics, vocabulary)

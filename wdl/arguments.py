@@ -1,0 +1,143 @@
+"""A command line whose faults are one line each, and name the file and line that they stand in.
+
+jsonargparse knows a fault's key alone, which may come from any of several overlaid files.
+"""
+
+import argparse
+import difflib
+import itertools
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from wdl.errors import UserError
+
+
+class ParserFault(UserError):
+    """What jsonargparse says of a command line, before it is explained."""
+
+
+class PlainParser(ArgumentParser):
+    """A parser whose errors are one line each, and that takes no half of an option for it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Report instead of printing the usage."""
+        raise ParserFault(message) from ex
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As of jsonargparse.
+
+        Raises:
+            UserError: Says what is wrong, and where.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        check_syntax(config_files(words))
+        try:
+            return super().parse_args(args, *more, **kwargs)
+        except ParserFault as fault:
+            command = self.prog.replace(" [options]", "")
+            command += "" if " " in command else f" {words[0]}"
+            explained = explain(fault.faults[0], words, set(_keys(self)))
+            raise UserError(f"{explained}; see {command} --help") from fault
+
+
+def _keys(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield action.dest
+        if isinstance(action, argparse._SubParsersAction):
+            for choice in action.choices.values():
+                yield from _keys(choice)
+
+
+def config_files(args: Sequence[str]) -> list[Path]:
+    """The files that ``--config`` names, in order."""
+    return [Path(value) for option, value in _options(args) if option in ("--config", "-c")]
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each word and the next; an option is followed by its value."""
+    words = [part for arg in args for part in (arg.split("=", 1) if arg[:2] == "--" else [arg])]
+    return itertools.pairwise(words)
+
+
+def check_syntax(files: Iterable[Path]) -> None:
+    """Make sure that the files are there and can be read as YAML.
+
+    Raises:
+        UserError: Names the file, and the line of the fault.
+    """
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"--config {file}: there is no such file")
+        try:
+            top = yaml.compose(file.read_text(encoding="utf-8"))
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise UserError(f"{file}:{line}: is not YAML: {error.problem}") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: is not YAML: {error}") from error
+        if top is not None and not isinstance(top, yaml.MappingNode):
+            raise UserError(f"{file}:1: holds no keys; write one KEY: VALUE a line")
+
+
+def explain(message: str, args: Sequence[str], known: Iterable[str]) -> str:
+    """A parser's message as one of this project's.
+
+    Args:
+        message: What jsonargparse says.
+        args: The command line.
+        known: All keys there are, one of which may be meant.
+
+    Returns:
+        Where the fault stands, as ``FILE:LINE: `` if in a file; what it is; what may be meant.
+    """
+    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
+    message = re.sub(r"an? typing\.Literal\[(.*?)\]", r"one of \1", message)
+    message = re.sub(r"Parser key \"([\w.]+)\":\s*", r"\1: ", message)
+    unknown = re.search(r"(?:does not accept option|No action for key|Key) '([\w.]+)'", message)
+    stated = re.match(r"([\w.]+): ", message)
+    if unknown:
+        key = unknown[1]
+        message = f"{key}: there is no such key"
+        if alike := difflib.get_close_matches(key, list(known), 1):
+            message += f" ({alike[0]}?)"
+    elif stated:
+        key = stated[1]
+    else:
+        return message
+    return _place(key, message, args) + message
+
+
+def _place(key: str, message: str, args: Sequence[str]) -> str:
+    """Where ``key`` has the value that ``message`` is about, if that is in a file."""
+    stated = re.search(r"Got value: (.*)$", message)
+    if any(
+        option == f"--{key}" and stated and value == stated[1] for option, value in _options(args)
+    ):
+        return ""
+    for file in reversed(config_files(args)):
+        line, value = _find(file, key.split("."))
+        if line and (stated is None or value is None or value == stated[1]):
+            return f"{file}:{line}: "
+    return ""
+
+
+def _find(file: Path, names: Sequence[str]) -> tuple[int, str | None]:
+    """Line of a nested key in a file of YAML, 0 if it is not there, and its value if plain."""
+    node, line = yaml.compose(file.read_text(encoding="utf-8")), 0
+    for name in names:
+        entries = node.value if isinstance(node, yaml.MappingNode) else []
+        entry = next(((key, value) for key, value in entries if key.value == name), None)
+        if entry is None:
+            return 0, None
+        key, node = entry
+        line = key.start_mark.line + 1
+    return line, node.value if isinstance(node, yaml.ScalarNode) else None
