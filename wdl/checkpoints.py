@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from wdl.errors import UserError
 from wdl.files import write_json
@@ -70,15 +71,21 @@ def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
     write_json(checkpoint / MANIFEST, asdict(manifest))
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether nothing of a checkpoint is missing or cut short."""
+def defect(checkpoint: Path) -> str | None:
+    """What of a checkpoint is missing or cut short; None if it is complete."""
     if checkpoint.is_file():
-        return zipfile.is_zipfile(checkpoint)  # a zip file's directory is at its end
+        # a zip file's directory is at its end
+        return None if zipfile.is_zipfile(checkpoint) else "cut short, or something else"
     manifest = Manifest.read(checkpoint)
-    return manifest is not None and all(
-        (file := checkpoint / name).is_file() and file.stat().st_size == size
-        for name, size in {_LATEST: len(TAG), **manifest.files}.items()
-    )
+    if manifest is None:
+        return f"there is no readable {MANIFEST} in it, which is written last"
+    for name, size in {_LATEST: len(TAG), **manifest.files}.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
 
 
 def newest_checkpoint(runs: Path) -> Path | None:
@@ -87,13 +94,18 @@ def newest_checkpoint(runs: Path) -> Path | None:
     Args:
         runs: Folder of a named run, which holds ``version_N/checkpoints/``.
     """
-    complete = filter(is_complete, runs.glob("version_*/checkpoints/*.ckpt"))
-    return max(complete, key=_written, default=None)
+    found = runs.glob("version_*/checkpoints/*.ckpt")
+    for checkpoint in sorted(found, key=_written, reverse=True):
+        fault = defect(checkpoint)
+        if fault is None:
+            return checkpoint
+        rank_zero_warn(f"{checkpoint} is not complete ({fault}): looking for an earlier one")
+    return None
 
 
 def _written(checkpoint: Path) -> int:
-    mark = checkpoint / MANIFEST if checkpoint.is_dir() else checkpoint
-    return mark.stat().st_mtime_ns
+    mark = checkpoint / MANIFEST
+    return (mark if mark.is_file() else checkpoint).stat().st_mtime_ns
 
 
 def check_checkpoint(checkpoint: Path) -> None:
@@ -106,11 +118,8 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise UserError(f"ckpt: there is no checkpoint {checkpoint}; give the path of one")
     if (checkpoint / "checkpoints").is_dir():
         raise UserError(f"{checkpoint}: is a run's folder; give one of {checkpoint}/checkpoints/")
-    if not is_complete(checkpoint):
-        raise UserError(
-            f"{checkpoint}: this is no complete checkpoint (it was not written or copied to the "
-            "end, or is something else); use an earlier one"
-        )
+    if fault := defect(checkpoint):
+        raise UserError(f"{checkpoint}: is no complete checkpoint ({fault}); use an earlier one")
     if checkpoint.is_file():
         refuse_foreign_code([checkpoint])
         return

@@ -41,8 +41,8 @@ def export_checkpoint(
     Args:
         ckpt: A checkpoint of a run: runs/NAME/latest/checkpoints/*.ckpt, a file or a folder.
         out: Folder to write; must not exist yet.
-        model: Where to take configuration and tokenizer from; by default from the model that the
-            run began with, which has to be where it was.
+        model: Where to take configuration and tokenizer from, and the weights that an adapter
+            adapts; by default from the models that the run began with, where they were.
         dtype: Of the weights; by default the one they were trained in.
 
     Raises:
@@ -56,11 +56,13 @@ def export_checkpoint(
         raise UserError(f"ckpt: {ckpt} is no checkpoint of wdl; give one of a run's checkpoints/")
     source = model or made["strong"]
     check_source(source, "model" if model else "the model that the run began with (give --model)")
-    write_strong(Path(ckpt), folder, source, dtype)
+    write_strong(Path(ckpt), folder, source, dtype, base=model)
     print(f"exported the strong branch to {folder}")
 
 
-def write_strong(ckpt: Path, folder: Path, source: str, dtype: DType | None = None) -> None:
+def write_strong(
+    ckpt: Path, folder: Path, source: str, dtype: DType | None = None, base: str | None = None
+) -> None:
     """Write the strong branch of ``ckpt`` to ``folder``, with what :func:`export_model` adds.
 
     Args:
@@ -68,9 +70,10 @@ def write_strong(ckpt: Path, folder: Path, source: str, dtype: DType | None = No
         folder: Must not exist yet.
         source: Model folder or hub name, of which configuration and tokenizer are taken.
         dtype: Of the weights; by default the one they were trained in.
+        base: The weights that an adapter adapts; by default where they were.
 
     Raises:
-        UserError: ``source`` is of another architecture.
+        UserError: ``source`` is of another architecture, or ``base`` is not what was adapted.
     """
     made = read_state(ckpt)["made"]
     prefix = "branches.strong."
@@ -82,6 +85,7 @@ def write_strong(ckpt: Path, folder: Path, source: str, dtype: DType | None = No
         )
     lora = Lora(**made["lora"]) if "lora" in made else None
     if lora is not None:
+        made = {**made, "frozen": base or made["frozen"]}
         weights = {**_adapted_base(made, lora), **weights}
     elif _shapes(weights) != _shapes(branch.state_dict()):
         raise UserError(f"model: {source} is not the architecture of the weights in {ckpt}")
@@ -97,9 +101,12 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 def _adapted_base(made: Mapping[str, Any], lora: Lora) -> dict[str, Tensor]:
     """What a checkpoint with an adapter refers to: the weights that it adapts."""
     base = made["frozen"]
-    check_source(base, "the model that was adapted")
+    check_source(base, "the model that was adapted (give --model)")
     if model_digest(base) != made["frozen_sha256"]:
-        raise UserError(f"{base}: has changed since the adapter was trained on it; restore it")
+        raise UserError(
+            f"{base}: is not what the adapter was trained on, with SHA-256 "
+            f"{made['frozen_sha256']}; restore it, or give --model"
+        )
     model = load_branch(base, getattr(torch, made["dtype"]))
     add_adapter(model, lora)
     return model.state_dict()

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 from wdl.callbacks.stopping import SIGNALS, StopOnSignal
 
-from wdl.checkpoints import is_complete, newest_checkpoint
+from wdl.checkpoints import defect, newest_checkpoint
 from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.models.module import WeakDrivenModule
 from wdl.paths import DataSource, ModelSource
@@ -78,7 +78,7 @@ def test_two_processes_save_and_end_when_one_is_told_to(flags: list[str], tmp_pa
     assert process.returncode == 128 + signal.SIGTERM, output[-3000:]
     assert "SIGTERM: saving after this step" in output and "go on with --ckpt_path last" in output
     (stopped,) = (run / "version_0" / "checkpoints").glob("stopped-*.ckpt")
-    assert is_complete(stopped) and newest_checkpoint(run) == stopped
+    assert defect(stopped) is None and newest_checkpoint(run) == stopped
     step = int(stopped.stem.rpartition("=")[2])
 
     steps = f"--trainer.max_steps={step + 3}"
@@ -126,7 +126,7 @@ def test_told_to_in_the_last_validation(
         with pytest.raises(SystemExit) as end:
             fit(Tell())
         (stopped,) = tmp_path.glob("checkpoints/stopped-*.ckpt")
-        assert end.value.code == 128 + signal.SIGTERM and is_complete(stopped)
+        assert end.value.code == 128 + signal.SIGTERM and defect(stopped) is None
         assert f"step={fit(resume=stopped).global_step}" in stopped.name
     finally:
         signal.set_wakeup_fd(-1)

@@ -1,5 +1,6 @@
 """A pair that shares its weights, against two separate models: merged adapter and base."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -9,19 +10,20 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from wdl.callbacks.export import StrongExport
 
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.export import export_model
+from wdl.export import export_checkpoint, export_model
 from wdl.metrics.dynamics import MeanDynamics
 from wdl.models import lora as lora_module
 from wdl.models.branches import load_branch
 from wdl.models.lora import FOLDER, Lora, is_adapter, merge_adapter
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
+from wdl.paths import DataSource, InputPath, ModelSource
 from wdl.shards import gather_weights
 from wdl.strategies import DeepSpeed
 
@@ -173,6 +175,22 @@ def test_checkpoints_hold_the_adapter_and_resume(
     expected = merge_adapter(ours, LORA)
     assert all(torch.equal(expected[name], weight) for name, weight in exported.items())
     assert (tmp_path / "strong" / FOLDER / "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_is_exported_where_its_base_has_moved(
+    sums: Path, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(pair[0], tmp_path / "base"))
+    fit(sums, base, 2, 2)
+    base.rename(tmp_path / "moved")
+    checkpoint, out = InputPath(tmp_path / "step=2.ckpt"), tmp_path / "out"
+    with pytest.raises(UserError, match=r"\(give --model\)"):
+        export_checkpoint(checkpoint, str(out))
+    with pytest.raises(UserError, match="is not what the adapter was trained on"):
+        export_checkpoint(checkpoint, str(out), model=ModelSource(pair[1]))
+    export_checkpoint(checkpoint, str(out), model=ModelSource(tmp_path / "moved"))
+    live, ours = (load_file(f / "model.safetensors") for f in (tmp_path / "strong", out))
+    assert all(torch.equal(ours[name], weight) for name, weight in live.items())
 
 
 def test_what_was_exported_is_taken_up_again(
