@@ -1,5 +1,7 @@
 """The page of an exported model: metadata that the hub reads, and how it was made."""
 
+from pathlib import Path
+
 from huggingface_hub import ModelCard
 
 from wdl.model_card import model_card
@@ -14,12 +16,20 @@ MADE = {
 }
 
 
-def test_a_pair() -> None:
-    card = ModelCard(model_card(MADE))
+def test_a_pair(tmp_path: Path) -> None:
+    here = {"strong": str(tmp_path / "runs/sft/strong"), "frozen": "/home/somebody/base"}
+    card = ModelCard(model_card({**MADE, **here}))
     header = card.data.to_dict()
     assert header["base_model"] == ["Qwen/Qwen3-4B-Base"]
     assert "weak-driven-learning" in header["tags"]
-    for row in ("| lam | 0.5 |", "| sha256 | abc |", "| val/strong_loss | 0.123457 |"):
+    assert "somebody" not in card.text
+    for row in (
+        "| strong | runs/sft/strong |",
+        "| frozen | base |",
+        "| lam | 0.5 |",
+        "| sha256 | abc |",
+        "| val/strong_loss | 0.123457 |",
+    ):
         assert row in card.text
 
 

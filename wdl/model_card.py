@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -46,4 +47,7 @@ def _table(values: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    if os.path.isabs(text):  # a page for others: no names of home folders
+        path = Path(text)
+        text = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name)
     return text.replace("|", "\\|")

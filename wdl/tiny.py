@@ -152,6 +152,9 @@ def write_tiny(folder: str, seed: int = 42) -> None:
         folder: Receives ``model/`` (no weights), ``base.jsonl``, ``train.jsonl`` and
             ``heldout.jsonl``; created if it does not exist.
         seed: Of the arithmetic problems.
+
+    Raises:
+        UserError: Something else is there already.
     """
     write_tiny_architecture(Path(folder) / "model")
     write_arithmetic(Path(folder), seed=seed)

@@ -103,6 +103,13 @@ def test_seed_decides_the_bytes(folder: Path, tmp_path: Path) -> None:
         assert len(shared) < len(here) / 10
 
 
+def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"instruction": "mine"}\n')
+    with pytest.raises(UserError, match=r"train\.jsonl: is there already"):
+        write_arithmetic(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["train.jsonl"]
+
+
 def test_heldout_does_not_depend_on_the_other_sizes(folder: Path, tmp_path: Path) -> None:
     write_arithmetic(tmp_path, train=10, base=1)
     name = "heldout.jsonl"

@@ -66,7 +66,8 @@ def test_a_finished_file_is_not_scored_again(
     monkeypatch.delattr("wdl.data.score.load_branch")
     main(["score", *options, "--out", "h.jsonl"])
     assert Path("h.jsonl").stat().st_mtime_ns == before
-    assert capsys.readouterr().out.splitlines()[-1] == "40 entropies: h.jsonl"
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == ["h.jsonl: scored already", "40 entropies: h.jsonl"]
 
 
 @pytest.mark.parametrize(

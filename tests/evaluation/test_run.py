@@ -75,9 +75,14 @@ def test_writes_summary_answers_and_views(
 
 
 def test_what_is_done_is_not_done_again(
-    pair: tuple[Path, Path], data: Path, protocol: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path],
+    data: Path,
+    protocol: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     main(command(pair, data, protocol, "out"))
+    assert "already" not in capsys.readouterr().out
     before = contents(Path("out"))
 
     def refuse(self: Any, source: str) -> None:
@@ -86,6 +91,7 @@ def test_what_is_done_is_not_done_again(
     monkeypatch.setattr("wdl.evaluation.engine_transformers.TransformersEngine.__init__", refuse)
     main(command(pair, data, protocol, "out"))
     assert contents(Path("out")) == before
+    assert capsys.readouterr().out.count("graded already") == 2
 
 
 def test_results_under_another_protocol_are_not_mixed(

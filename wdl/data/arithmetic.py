@@ -48,10 +48,11 @@ def write_arithmetic(
         base: Number of problems for the short pre-training of the base model.
 
     Raises:
-        UserError: If a number is not positive, or if more problems are asked for than can be
-            drawn without repetition.
+        UserError: If a number is not positive, if more problems are asked for than can be drawn
+            without repetition, or if a file is there that this did not write.
     """
     _check_sizes(train=train, heldout=heldout, base=base)
+    _check_files(folder)
     rows = generate(seed)
     for name, size in ((HELDOUT_FILE, heldout), (TRAIN_FILE, train), (BASE_FILE, base)):
         write_text(folder / name, "".join(json.dumps(row) + "\n" for row in islice(rows, size)))
@@ -106,6 +107,14 @@ def _steps(number: int, digit: int, summand: int) -> list[str]:
         f"{tens * digit}+{units * digit}={product}",
         f"{product}{summand:+d}={product + summand}",
     ]
+
+
+def _check_files(folder: Path) -> None:
+    """Names like train.jsonl are what people's own files are called."""
+    for name in (HELDOUT_FILE, TRAIN_FILE, BASE_FILE):
+        file = folder / name
+        if file.exists() and not file.read_bytes().startswith(b'{"instruction": "Compute '):
+            raise UserError(f"{file}: is there already, and is something else; choose a new folder")
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -71,6 +71,8 @@ def score(
             int(os.environ.get("RANK", 0)),
             int(os.environ.get("WORLD_SIZE", 1)),
         )
+    elif int(os.environ.get("RANK", 0)) == 0:
+        print(f"{out}: scored already")
     if store.finish(len(samples), others):
         print(f"{len(samples)} entropies: {out}")
 

@@ -146,7 +146,9 @@ def _run_job(job: Job, out: Path, grader: Grader, engine: Callable[[], Engine]) 
     journal_file = record.with_suffix(".journal.jsonl")
     inputs = job.inputs | {"grader": grader.describe()}
     result = _finished(record, inputs)
-    if result is None:
+    if result is not None:
+        print(f"{job.label} on {job.problems.benchmark.name}: graded already, in {record}")
+    else:
         with Journal(journal_file, job.inputs) as journal:
             entries = _generate(job, journal, engine)
         answers = _grade(job, entries, grader)
