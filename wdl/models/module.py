@@ -368,10 +368,10 @@ class WeakDrivenModule(pl.LightningModule):
         checkpoint["accumulation"] = self.trainer.accumulate_grad_batches
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make sure that what is frozen is what it was, and count micro-batches as this run does.
+        """Make sure that what is frozen is what it was, and count as this run does.
 
         Another number of processes, or another micro-batch size, makes other micro-batches of the
-        same optimizer steps.
+        same optimizer steps. An epoch in which ``trainer.max_steps`` ended the run goes on.
 
         Raises:
             UserError: Its files have changed since the checkpoint was written.
@@ -383,12 +383,16 @@ class WeakDrivenModule(pl.LightningModule):
                 f"with, {checkpoint['made'].get('frozen')} with SHA-256 {before}; restore it, or "
                 "start without --ckpt_path"
             )
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        loops = checkpoint["loops"]["fit_loop"]
+        progress, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
         for counts in (progress["total"], progress["current"]):
             open_ones = counts["ready"] - counts["completed"]  # one, while its hooks run
             steps = counts["ready"] // checkpoint["accumulation"]
             begun = steps * self.trainer.accumulate_grad_batches
             counts.update(ready=begun, started=begun, processed=begun, completed=begun - open_ones)
+        if not progress["is_last_batch"]:  # or Lightning takes the epoch for a whole one
+            for counts in (epochs["total"], epochs["current"]):
+                counts.update(processed=counts["ready"] - 1, completed=counts["ready"] - 1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
