@@ -44,6 +44,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     [
         (["--model.lam", "1.5"], "model.lam: 1.5"),
         (["--model.lam", "much"], "model.lam"),
+        (["--trainer.max_epochs", "x"], "trainer.max_epochs: Expected one of int, null. Got"),
         (["--model.lamm", "1"], "--model.lamm"),
         (["--trainer.max_step", "4"], "--trainer.max_step"),
         (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed needs a GPU"),
@@ -123,6 +124,9 @@ def test_a_wrong_value_is_found_where_it_stands(
     (tmp_path / "score.yaml").write_text("data: missing.jsonl\nmax_length: long\n")
     printed = fails(capsys, "score", "--config", "score.yaml")
     assert "score.yaml:2: max_length: Expected a int. Got value: long" in printed
+    (tmp_path / "score.yaml").write_text("models: missing\n")
+    printed = fails(capsys, "score", "--config", "score.yaml")
+    assert "score.yaml:1: models: there is no such key (model?); see wdl score --help" in printed
 
 
 def test_broken_yaml(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -88,6 +88,19 @@ def check_syntax(files: Iterable[Path]) -> None:
             raise UserError(f"{file}:1: holds no keys; write one KEY: VALUE a line")
 
 
+_PLAIN = {
+    r"<class '(?:\w+\.)*(\w+)'>": r"\1",
+    r"NoneType": "null",
+    r"an? typing\.Literal\[(.*?)\]": r"one of \1",
+    r"Does not validate against any of the Union subtypes\s+Subtypes: \[([\w, ]+)\]\s+Errors:"
+    r"(?:\s+- Expected a \w+)+\s+Given value type: \w+\s+Given value: ": (
+        r"Expected one of \1. Got value: "
+    ),
+    r"Parser key \"([\w.]+)\":\s*": r"\1: ",
+}
+"""What jsonargparse says, as patterns, and what people say."""
+
+
 def explain(message: str, args: Sequence[str], known: Iterable[str]) -> str:
     """A parser's message as one of this project's.
 
@@ -99,13 +112,12 @@ def explain(message: str, args: Sequence[str], known: Iterable[str]) -> str:
     Returns:
         Where the fault stands, as ``FILE:LINE: `` if in a file; what it is; what may be meant.
     """
-    message = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message)
-    message = re.sub(r"an? typing\.Literal\[(.*?)\]", r"one of \1", message)
-    message = re.sub(r"Parser key \"([\w.]+)\":\s*", r"\1: ", message)
-    unknown = re.search(r"(?:does not accept option|No action for key|Key) '([\w.]+)'", message)
+    for pattern, plain in _PLAIN.items():
+        message = re.sub(pattern, plain, message)
+    unknown = re.search(r"does not accept option '([\w.]+)'|^Option '([\w.]+)'", message)
     stated = re.match(r"([\w.]+): ", message)
     if unknown:
-        key = unknown[1]
+        key = unknown[1] or unknown[2]
         message = f"{key}: there is no such key"
         if alike := difflib.get_close_matches(key, list(known), 1):
             message += f" ({alike[0]}?)"
@@ -119,9 +131,7 @@ def explain(message: str, args: Sequence[str], known: Iterable[str]) -> str:
 def _place(key: str, message: str, args: Sequence[str]) -> str:
     """Where ``key`` has the value that ``message`` is about, if that is in a file."""
     stated = re.search(r"Got value: (.*)$", message)
-    if any(
-        option == f"--{key}" and stated and value == stated[1] for option, value in _options(args)
-    ):
+    if stated and (f"--{key}", stated[1]) in _options(args):
         return ""
     for file in reversed(config_files(args)):
         line, value = _find(file, key.split("."))
