@@ -1,5 +1,7 @@
 """Lightning's checkpoints, and always one of the last step."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -10,8 +12,15 @@ class Checkpoints(ModelCheckpoint):
     By default after every epoch, of which the newest stays. ``--ckpt_path last`` goes on from it.
     """
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Where the cadence has missed the last step, but not where a metric chooses."""
-        if self.monitor is None and not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-        super().on_train_end(trainer, pl_module)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *batch: Any
+    ) -> None:
+        """Where the cadence misses the last step, but not where a metric chooses."""
+        super().on_train_batch_end(trainer, pl_module, *batch)
+        if self.monitor is not None or self._should_skip_saving_checkpoint(trainer):
+            return
+        to_come = self.every_n_epochs == 1 and self._should_save_on_train_epoch_end(trainer)
+        if trainer.global_step >= trainer.estimated_stepping_batches and not to_come:
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)

@@ -8,7 +8,7 @@ import difflib
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -75,16 +75,20 @@ def check_syntax(files: Iterable[Path]) -> None:
         UserError: Names the file, and the line of the fault.
     """
     for file in files:
-        if not file.is_file():
-            raise UserError(f"--config {file}: there is no such file")
         try:
+            if not file.exists():
+                raise UserError(f"--config {file}: there is no such file")
+            if not file.is_file() and not file.is_dir():
+                continue  # a pipe can be read but once
             top = yaml.compose(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"--config {file}: cannot be read ({error.strerror})") from error
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise UserError(f"{file}:{line}: is not YAML: {error.problem}") from error
         except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{file}: is not YAML: {error}") from error
-        if top is not None and not isinstance(top, yaml.MappingNode):
+        if not isinstance(top, yaml.MappingNode):
             raise UserError(f"{file}:1: holds no keys; write one KEY: VALUE a line")
 
 
@@ -101,7 +105,7 @@ _PLAIN = {
 """What jsonargparse says, as patterns, and what people say."""
 
 
-def explain(message: str, args: Sequence[str], known: Iterable[str]) -> str:
+def explain(message: str, args: Sequence[str], known: Collection[str]) -> str:
     """A parser's message as one of this project's.
 
     Args:
@@ -116,36 +120,40 @@ def explain(message: str, args: Sequence[str], known: Iterable[str]) -> str:
         message = re.sub(pattern, plain, message)
     unknown = re.search(r"does not accept option '([\w.]+)'|^Option '([\w.]+)'", message)
     stated = re.match(r"([\w.]+): ", message)
-    if unknown:
-        key = unknown[1] or unknown[2]
-        message = f"{key}: there is no such key"
-        if alike := difflib.get_close_matches(key, list(known), 1):
-            message += f" ({alike[0]}?)"
-    elif stated:
-        key = stated[1]
-    else:
+    key = (unknown[1] or unknown[2]) if unknown else stated[1] if stated else None
+    if key is None or (unknown and key in known):  # as an option of a class, then
         return message
+    if unknown:
+        message = f"{key}: there is no such key"
+        if alike := difflib.get_close_matches(key, known, 1):
+            message += f" ({alike[0]}?)"
     return _place(key, message, args) + message
 
 
 def _place(key: str, message: str, args: Sequence[str]) -> str:
-    """Where ``key`` has the value that ``message`` is about, if that is in a file."""
-    stated = re.search(r"Got value: (.*)$", message)
-    if stated and (f"--{key}", stated[1]) in _options(args):
+    """Where ``key`` has the value that ``message`` is about, if that is in a file for certain."""
+    stated = re.search(r"(?:Got|Given) value: (.*)$", message)
+    options = list(_options(args))
+    if stated and (f"--{key}", stated[1]) in options:
         return ""
-    for file in reversed(config_files(args)):
-        line, value = _find(file, key.split("."))
-        if line and (stated is None or value is None or value == stated[1]):
-            return f"{file}:{line}: "
-    return ""
+    places = [(file, *_find(file, key.split("."))) for file in config_files(args)]
+    places = [place for place in places if place[1]]
+    exact = [place for place in places if stated and place[2] == stated[1]]
+    on_the_command_line = any(f"{option}.".startswith(f"--{key}.") for option, _ in options)
+    if not exact and (len(places) > 1 or on_the_command_line):
+        return ""
+    return "".join(f"{file}:{line}: " for file, line, _ in (exact or places)[-1:])
 
 
 def _find(file: Path, names: Sequence[str]) -> tuple[int, str | None]:
     """Line of a nested key in a file of YAML, 0 if it is not there, and its value if plain."""
+    if not file.is_file():  # a pipe can be read but once
+        return 0, None
     node, line = yaml.compose(file.read_text(encoding="utf-8")), 0
     for name in names:
         entries = node.value if isinstance(node, yaml.MappingNode) else []
-        entry = next(((key, value) for key, value in entries if key.value == name), None)
+        # of two with the same name, YAML takes the last
+        entry = next(((key, value) for key, value in entries[::-1] if key.value == name), None)
         if entry is None:
             return 0, None
         key, node = entry

@@ -94,7 +94,7 @@ def newest_checkpoint(runs: Path) -> Path | None:
     Args:
         runs: Folder of a named run, which holds ``version_N/checkpoints/``.
     """
-    found = runs.glob("version_*/checkpoints/*.ckpt")
+    found = filter(Path.exists, runs.glob("version_*/checkpoints/*.ckpt"))
     for checkpoint in sorted(found, key=_written, reverse=True):
         fault = defect(checkpoint)
         if fault is None:

@@ -41,8 +41,8 @@ def export_checkpoint(
     Args:
         ckpt: A checkpoint of a run: runs/NAME/latest/checkpoints/*.ckpt, a file or a folder.
         out: Folder to write; must not exist yet.
-        model: Where to take configuration and tokenizer from, and the weights that an adapter
-            adapts; by default from the models that the run began with, where they were.
+        model: Where to take configuration and tokenizer from, by default the model that the run
+            began with; also the weights that an adapter adapts, if they are not where they were.
         dtype: Of the weights; by default the one they were trained in.
 
     Raises:
@@ -70,10 +70,10 @@ def write_strong(
         folder: Must not exist yet.
         source: Model folder or hub name, of which configuration and tokenizer are taken.
         dtype: Of the weights; by default the one they were trained in.
-        base: The weights that an adapter adapts; by default where they were.
+        base: Where else the weights may be that an adapter adapts.
 
     Raises:
-        UserError: ``source`` is of another architecture, or ``base`` is not what was adapted.
+        UserError: ``source`` is of another architecture, or what was adapted is not there.
     """
     made = read_state(ckpt)["made"]
     prefix = "branches.strong."
@@ -85,8 +85,8 @@ def write_strong(
         )
     lora = Lora(**made["lora"]) if "lora" in made else None
     if lora is not None:
-        made = {**made, "frozen": base or made["frozen"]}
-        weights = {**_adapted_base(made, lora), **weights}
+        frozen, adapted = _adapted_base(made, lora, base)
+        made, weights = {**made, "frozen": frozen}, {**adapted, **weights}
     elif _shapes(weights) != _shapes(branch.state_dict()):
         raise UserError(f"model: {source} is not the architecture of the weights in {ckpt}")
     if branch.can_generate():
@@ -98,18 +98,27 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in weights.items()}
 
 
-def _adapted_base(made: Mapping[str, Any], lora: Lora) -> dict[str, Tensor]:
-    """What a checkpoint with an adapter refers to: the weights that it adapts."""
-    base = made["frozen"]
-    check_source(base, "the model that was adapted (give --model)")
-    if model_digest(base) != made["frozen_sha256"]:
-        raise UserError(
-            f"{base}: is not what the adapter was trained on, with SHA-256 "
-            f"{made['frozen_sha256']}; restore it, or give --model"
-        )
-    model = load_branch(base, getattr(torch, made["dtype"]))
-    add_adapter(model, lora)
-    return model.state_dict()
+def _adapted_base(
+    made: Mapping[str, Any], lora: Lora, moved: str | None
+) -> tuple[str, dict[str, Tensor]]:
+    """What a checkpoint with an adapter refers to: the model that it adapts, and its weights."""
+    for base in (made["frozen"], moved):
+        if base is None:
+            continue
+        try:
+            check_source(base, "model")
+            digest = model_digest(base)
+        except (UserError, OSError):  # not there; of the hub, or not within reach
+            continue
+        if digest == made["frozen_sha256"]:
+            model = load_branch(base, getattr(torch, made["dtype"]))
+            add_adapter(model, lora)
+            return base, model.state_dict()
+    raise UserError(
+        f"model: the weights that the adapter was trained on are not in {made['frozen']}"
+        f"{f' or {moved}' if moved else ''}; give --model a folder with them (SHA-256 "
+        f"{made['frozen_sha256']})"
+    )
 
 
 def _generation_config(source: str) -> GenerationConfig:

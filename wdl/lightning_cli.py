@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -73,10 +74,11 @@ class RunFolder(SaveConfigCallback):
         trainer.logger.log_hyperparams(self._settings(), metrics, step=trainer.global_step)
 
     def _settings(self) -> dict[str, Any]:
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         return {
-            **{key: self.config[key].as_dict() for key in ("model", "data")},
-            "trainer": {key: self.config.trainer[key] for key in ("max_epochs", "precision")},
-            "seed": self.config.seed_everything,
+            **{key: settings[key] for key in ("model", "data")},
+            "trainer": {key: settings["trainer"][key] for key in ("max_epochs", "precision")},
+            "seed": settings["seed_everything"],
         }
 
 

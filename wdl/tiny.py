@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from wdl.data.arithmetic import write_arithmetic
+from wdl.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
@@ -156,5 +157,8 @@ def write_tiny(folder: str, seed: int = 42) -> None:
     Raises:
         UserError: Something else is there already.
     """
-    write_tiny_architecture(Path(folder) / "model")
+    model = Path(folder) / "model"
+    if any(model.glob("*.safetensors")):
+        raise UserError(f"{model}: holds the weights of a model already; choose a new folder")
     write_arithmetic(Path(folder), seed=seed)
+    write_tiny_architecture(model)

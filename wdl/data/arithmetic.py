@@ -113,8 +113,14 @@ def _check_files(folder: Path) -> None:
     """Names like train.jsonl are what people's own files are called."""
     for name in (HELDOUT_FILE, TRAIN_FILE, BASE_FILE):
         file = folder / name
-        if file.exists() and not file.read_bytes().startswith(b'{"instruction": "Compute '):
+        if file.exists() and not (file.is_file() and _is_arithmetic(file)):
             raise UserError(f"{file}: is there already, and is something else; choose a new folder")
+
+
+def _is_arithmetic(file: Path) -> bool:
+    begin = b'{"instruction": "Compute '
+    with file.open("rb") as stream:
+        return stream.read(len(begin)) == begin
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -371,7 +371,8 @@ class WeakDrivenModule(pl.LightningModule):
         """Make sure that what is frozen is what it was, and count as this run does.
 
         Another number of processes, or another micro-batch size, makes other micro-batches of the
-        same optimizer steps. An epoch in which ``trainer.max_steps`` ended the run goes on.
+        same optimizer steps. Where ``trainer.max_steps`` ended a run within an epoch, Lightning
+        would take it for a whole one; at its end, it would go through it again without a batch.
 
         Raises:
             UserError: Its files have changed since the checkpoint was written.
@@ -390,9 +391,14 @@ class WeakDrivenModule(pl.LightningModule):
             steps = counts["ready"] // checkpoint["accumulation"]
             begun = steps * self.trainer.accumulate_grad_batches
             counts.update(ready=begun, started=begun, processed=begun, completed=begun - open_ones)
-        if not progress["is_last_batch"]:  # or Lightning takes the epoch for a whole one
+        if epochs["current"]["processed"] == epochs["current"]["ready"]:  # saved after an epoch
+            whole = progress["is_last_batch"]
             for counts in (epochs["total"], epochs["current"]):
-                counts.update(processed=counts["ready"] - 1, completed=counts["ready"] - 1)
+                over = counts["ready"] if whole else counts["ready"] - 1
+                counts.update(processed=over, completed=over)
+            if whole:
+                progress["current"].update(ready=0, started=0, processed=0, completed=0)
+                progress["is_last_batch"] = False
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
