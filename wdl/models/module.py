@@ -36,6 +36,7 @@ from wdl.models.lora import (
 )
 from wdl.models.mixed_loss import mixed_linear_cross_entropy
 from wdl.paths import ModelSource
+from wdl.progress import adapt_progress
 from wdl.shards import all_finite
 
 
@@ -370,10 +371,6 @@ class WeakDrivenModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make sure that what is frozen is what it was, and count as this run does.
 
-        Another number of processes, or another micro-batch size, makes other micro-batches of the
-        same optimizer steps. Where ``trainer.max_steps`` ended a run within an epoch, Lightning
-        would take it for a whole one; at its end, it would go through it again without a batch.
-
         Raises:
             UserError: Its files have changed since the checkpoint was written.
         """
@@ -384,21 +381,8 @@ class WeakDrivenModule(pl.LightningModule):
                 f"with, {checkpoint['made'].get('frozen')} with SHA-256 {before}; restore it, or "
                 "start without --ckpt_path"
             )
-        loops = checkpoint["loops"]["fit_loop"]
-        progress, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            open_ones = counts["ready"] - counts["completed"]  # one, while its hooks run
-            steps = counts["ready"] // checkpoint["accumulation"]
-            begun = steps * self.trainer.accumulate_grad_batches
-            counts.update(ready=begun, started=begun, processed=begun, completed=begun - open_ones)
-        if epochs["current"]["processed"] == epochs["current"]["ready"]:  # saved after an epoch
-            whole = progress["is_last_batch"]
-            for counts in (epochs["total"], epochs["current"]):
-                over = counts["ready"] if whole else counts["ready"] - 1
-                counts.update(processed=over, completed=over)
-            if whole:
-                progress["current"].update(ready=0, started=0, processed=0, completed=0)
-                progress["is_last_batch"] = False
+        accumulation = self.trainer.accumulate_grad_batches
+        adapt_progress(checkpoint["loops"]["fit_loop"], checkpoint["accumulation"], accumulation)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
