@@ -24,6 +24,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.paths import DataSource, ModelSource
 from wdl.tiny import write_tiny_architecture
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a shell put aside
@@ -62,6 +64,15 @@ def _own_environment() -> Iterator[None]:
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test writes to the current folder goes to a folder of its own."""
     monkeypatch.chdir(tmp_path)
+
+
+def every_sample_once(
+    data: Path, strong: ModelSource, weak: ModelSource | None = None, **settings: Any
+) -> WeakDrivenDataModule:
+    """Data of a fit in steps of 8 samples, which validates on a fifth of them."""
+    selection = Selection(weights="uniform", draw="without_replacement")
+    sizes = {"batch_size": 8, "micro_batch_size": 8, "val_fraction": 0.2}
+    return WeakDrivenDataModule(DataSource(data), strong, weak, selection, **{**sizes, **settings})
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import every_sample_once
 from wdl.callbacks.checkpoints import Checkpoints
 
-from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
+from wdl.paths import ModelSource
 
 EPOCH = 5
 """Optimizer steps in an epoch; a whole run has two."""
@@ -29,14 +29,7 @@ def fit(sums: Path, pair: tuple[Path, Path]) -> Fit:
     ) -> dict[str, torch.Tensor]:
         strong, weak = map(ModelSource, pair)
         module = WeakDrivenModule(strong, weak, schedule="constant", warmup=0)
-        data = WeakDrivenDataModule(
-            DataSource(sums),
-            *(strong, weak),
-            Selection(weights="uniform", draw="without_replacement"),
-            batch_size=8,
-            micro_batch_size=4,
-            val_fraction=0.2,
-        )
+        data = every_sample_once(sums, strong, weak, micro_batch_size=4)
         trainer = pl.Trainer(
             accelerator="cpu",
             max_epochs=2,

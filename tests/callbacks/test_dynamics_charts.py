@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import every_sample_once
 from dynamics_reference import reference
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,9 +16,9 @@ from wdl.callbacks.dynamics import DynamicsCharts
 
 from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import collate
-from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.data.module import WeakDrivenDataModule
 from wdl.models.module import Dynamics, WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
+from wdl.paths import ModelSource
 from wdl.strategies import DeepSpeed
 
 LAM = 0.4
@@ -28,14 +29,7 @@ def fit(
 ) -> tuple[WeakDrivenDataModule, EventAccumulator]:
     """Five optimizer steps of four micro-batches each, and what they left in the events."""
     strong, weak = map(ModelSource, pair)
-    datamodule = WeakDrivenDataModule(
-        DataSource(data),
-        *(strong, weak),
-        Selection(weights="uniform", draw="without_replacement"),
-        batch_size=8,
-        micro_batch_size=2,
-        val_fraction=0.2,
-    )
+    datamodule = every_sample_once(data, strong, weak, micro_batch_size=2)
     trainer = pl.Trainer(
         strategy=DeepSpeed(stage=1),
         accelerator="cpu",

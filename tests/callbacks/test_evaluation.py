@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import every_sample_once
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
@@ -17,12 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
 
-from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.evaluation.sources import Sources
 from wdl.evaluation.vllm_options import VllmOptions
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, InputPath, ModelSource
+from wdl.paths import InputPath, ModelSource
 from wdl.strategies import DeepSpeed
 
 STEPS_PER_EPOCH = 2
@@ -89,14 +89,7 @@ def fit(source: Path, data: Path, *callbacks: pl.Callback, resume: str | None = 
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    datamodule = WeakDrivenDataModule(
-        DataSource(data),
-        strong,
-        selection=Selection(weights="uniform", draw="without_replacement"),
-        batch_size=4,
-        micro_batch_size=4,
-        val_fraction=0.2,
-    )
+    datamodule = every_sample_once(data, strong, batch_size=4, micro_batch_size=4)
     trainer.fit(WeakDrivenModule(strong, lam=1), datamodule, ckpt_path=resume)
     assert trainer.log_dir is not None
     return Path(trainer.log_dir)

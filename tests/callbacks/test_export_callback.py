@@ -7,17 +7,17 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import every_sample_once
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from wdl.callbacks.export import StrongExport
 
-from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.export import export_checkpoint
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, InputPath, ModelSource
+from wdl.paths import InputPath, ModelSource
 from wdl.strategies import DeepSpeed
 
 
@@ -37,14 +37,7 @@ def fit(sums: Path, pair: tuple[Path, Path], tmp_path: Path) -> Callable[..., We
         module = WeakDrivenModule(
             strong, weak, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-2)
         )
-        data = WeakDrivenDataModule(
-            DataSource(sums),
-            *(strong, weak),
-            Selection(weights="uniform", draw="without_replacement"),
-            batch_size=8,
-            micro_batch_size=8,
-            val_fraction=0.2,
-        )
+        data = every_sample_once(sums, strong, weak)
         trainer = pl.Trainer(
             strategy=DeepSpeed(),
             accelerator="cpu",

@@ -7,13 +7,13 @@ from typing import Literal
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import every_sample_once
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM
 
-from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
+from wdl.paths import ModelSource
 from wdl.shards import gather_weights
 from wdl.strategies import DeepSpeed
 
@@ -38,14 +38,7 @@ def fit(
     module = WeakDrivenModule(
         strong, weak, train_weak=False, weak_dtype=weak_dtype, gradient_checkpointing=True
     )
-    datamodule = WeakDrivenDataModule(
-        DataSource(data),
-        *(strong, weak),
-        Selection(weights="uniform", draw="without_replacement"),
-        batch_size=8,
-        micro_batch_size=8,
-        val_fraction=0.2,
-    )
+    datamodule = every_sample_once(data, strong, weak)
     trainer = pl.Trainer(
         strategy=DeepSpeed(stage=stage),
         accelerator="cpu",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import every_sample_once
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -15,7 +16,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from wdl.callbacks.export import StrongExport
 
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
-from wdl.data.module import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.export import export_checkpoint, export_model
 from wdl.metrics.dynamics import MeanDynamics
@@ -23,7 +23,7 @@ from wdl.models import lora as lora_module
 from wdl.models.branches import load_branch
 from wdl.models.lora import FOLDER, Lora, is_adapter, merge_adapter
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, InputPath, ModelSource
+from wdl.paths import InputPath, ModelSource
 from wdl.shards import gather_weights
 from wdl.strategies import DeepSpeed
 
@@ -127,14 +127,7 @@ def fit(
     """`steps` steps on 40 rows; a checkpoint and, unless resumed, the export in this folder."""
     source = ModelSource(base)
     module = WeakDrivenModule(source, source, **SHARED)
-    datamodule = WeakDrivenDataModule(
-        DataSource(data),
-        *(source, source),
-        Selection(weights="uniform", draw="without_replacement"),
-        batch_size=8,
-        micro_batch_size=4,
-        val_fraction=0.2,
-    )
+    datamodule = every_sample_once(data, source, source, micro_batch_size=4)
     trainer = pl.Trainer(
         strategy=DeepSpeed(stage=stage),
         accelerator="cpu",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, every_sample_once
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,11 +20,11 @@ from transformers import (
 
 from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import collate, encode, end_of_turn
-from wdl.data.module import Selection, WeakDrivenDataModule
+from wdl.data.module import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.export import export_model
 from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
+from wdl.paths import ModelSource
 from wdl.shards import gather_weights
 from wdl.strategies import DeepSpeed
 
@@ -55,15 +55,13 @@ def fit(
         warmup=0,
         **{"optimizer": sgd, **settings},
     )
-    datamodule = WeakDrivenDataModule(
-        DataSource(data),
+    datamodule = every_sample_once(
+        data,
         ModelSource(strong),
         weak_source,
-        Selection(weights="uniform", draw="without_replacement"),
         batch_size=batch_size,
         micro_batch_size=micro_batch_size if max_tokens is None else 1,
         max_tokens=max_tokens,
-        val_fraction=0.2,
     )
     trainer = pl.Trainer(
         strategy=DeepSpeed(stage=1),
