@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from wdl.evaluation.benchmarks import BENCHMARKS
-from wdl.evaluation.engine import Sampling
-from wdl.evaluation.engine_transformers import MAX_ROWS, TransformersEngine, plan_batches
 from wdl.evaluation.jobs import stop_tokens
-from wdl.evaluation.problems import Problem, load_problems
-from wdl.evaluation.prompts import Request, render
-from wdl.evaluation.protocols import PROTOCOLS
+from wdl.generation.engine import Sampling
+from wdl.generation.protocols import PROTOCOLS
+from wdl.generation.requests import Request, render
+from wdl.generation.transformers_engine import MAX_ROWS, TransformersEngine, plan_batches
+from wdl.questions.benchmarks import BENCHMARKS
+from wdl.questions.problems import Problem, load_problems
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny"
 QUICK = PROTOCOLS["quick"]

@@ -32,9 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wdl.constants import IGNORE_INDEX
-from wdl.models import mixed_linear_cross_entropy
-from wdl.models.matmul import product_dtype
-from wdl.models.mixed_loss import CHUNK_BYTES
+from wdl.losses.matmul import product_dtype
+from wdl.losses.mixed_loss import CHUNK_BYTES, mixed_linear_cross_entropy
 
 VOCABULARY, HIDDEN, LAM = 151_936, 1024, 0.5
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}

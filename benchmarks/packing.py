@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
+from wdl.branches.loading import hidden_states, output_head
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.data.packing import pack
 from wdl.data.plan import Plan
 from wdl.data.records import RecordReader
-from wdl.models import mixed_linear_cross_entropy
-from wdl.models.branches import hidden_states, output_head
+from wdl.losses.mixed_loss import mixed_linear_cross_entropy
 
 VOCABULARY = 32_768
 MAX_TOKENS = 4096

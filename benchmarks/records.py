@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from wdl.data.corpus import Corpus, column
 from wdl.data.draw import draw_samples
-from wdl.data.interchange import EntropyTable
+from wdl.data.entropy_table import EntropyTable
 from wdl.data.plan import Plan
-from wdl.data.samples import Corpus, column
-from wdl.data.store import score_batches
+from wdl.data.score_store import score_batches
 from wdl.data.weights import sampling_weights
-from wdl.tiny import write_tiny_architecture
+from wdl.tiny.model import write_tiny_architecture
 
 ROWS = 1_400_000
 

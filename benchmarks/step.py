@@ -26,10 +26,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from wdl.branches.lora import Lora
+from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch
-from wdl.models.lora import Lora
-from wdl.models.module import WeakDrivenModule
-from wdl.paths import ModelSource
+from wdl.training.weak_driven import WeakDrivenModule
 
 OPERATIONS = {"sft": 3, "frozen": 4, "both": 6, "lora": 3}
 """Passes through a branch, a backward pass being as much as two forward: one for the gradients of

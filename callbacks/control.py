@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from wdl.processes import environment_of_child
+from wdl.system.processes import environment_of_child
 
 CONTROL = "sft_control"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wdl.metrics.dynamics import EDGES, curves
-from wdl.models.module import WeakDrivenModule
+from wdl.training.weak_driven import WeakDrivenModule
 
 
 class DynamicsCharts(Callback):

@@ -23,20 +23,20 @@ from wdl.callbacks.control import CONTROL, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
 
-from wdl.data.module import WeakDrivenDataModule
+from wdl.config.paths import ModelSource
+from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
-from wdl.evaluation.benchmarks import find_benchmarks
-from wdl.evaluation.engines import EngineName, describe_engine
 from wdl.evaluation.jobs import render_all
-from wdl.evaluation.protocols import find_protocol
 from wdl.evaluation.sources import Sources, load_data
 from wdl.evaluation.views import write_tensorboard
-from wdl.evaluation.vllm_options import VllmOptions
-from wdl.export import write_strong
-from wdl.files import write_json
-from wdl.models.module import WeakDrivenModule
-from wdl.paths import ModelSource
+from wdl.generation.engines import EngineName, describe_engine
+from wdl.generation.protocols import find_protocol
+from wdl.generation.vllm_options import VllmOptions
+from wdl.questions.benchmarks import find_benchmarks
+from wdl.system.files import write_json
+from wdl.training.export import write_strong
+from wdl.training.weak_driven import WeakDrivenModule
 
 Summary = dict[str, Any]
 

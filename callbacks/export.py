@@ -9,11 +9,11 @@ import lightning.pytorch as pl
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from wdl.data.module import WeakDrivenDataModule
+from wdl.branches.whole_weights import gather_weights
+from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.export import DType, export_model
-from wdl.models.module import WeakDrivenModule
-from wdl.shards import gather_weights
+from wdl.training.export import DType, export_model
+from wdl.training.weak_driven import WeakDrivenModule
 
 
 class StrongExport(Callback):

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wdl.metrics.dynamics import BRANCHES, curves
-from wdl.models.module import WeakDrivenModule
+from wdl.training.weak_driven import WeakDrivenModule
 
 LOSSES = {"mixed": "val/loss", "strong": "val/strong_loss", "weak": "val/weak_loss"}
 

@@ -24,9 +24,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from wdl.data.module import Selection, WeakDrivenDataModule
-from wdl.paths import DataSource, ModelSource
-from wdl.tiny import write_tiny_architecture
+from wdl.config.paths import DataSource, ModelSource
+from wdl.data.weak_driven import Selection, WeakDrivenDataModule
+from wdl.tiny.model import write_tiny_architecture
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a shell put aside
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child could be interrupted

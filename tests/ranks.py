@@ -15,12 +15,12 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from safetensors.torch import save_file
 
-from wdl.data.module import Selection, WeakDrivenDataModule
-from wdl.models.lora import Lora, merge_adapter
-from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
-from wdl.shards import gather_weights
-from wdl.strategies import DeepSpeed
+from wdl.branches.lora import Lora, merge_adapter
+from wdl.branches.whole_weights import gather_weights
+from wdl.config.paths import DataSource, ModelSource
+from wdl.data.weak_driven import Selection, WeakDrivenDataModule
+from wdl.training.deepspeed import DeepSpeed
+from wdl.training.weak_driven import WeakDrivenModule
 
 BATCH_SIZE = 8
 

@@ -11,13 +11,13 @@ from conftest import CONFIGS
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from wdl.branches.loading import load_branch
 from wdl.cli import main
 from wdl.data.encoding import encode_prompt
 from wdl.data.packing import pack
 from wdl.data.plan import Plan
 from wdl.data.records import RecordReader
 from wdl.data.rows import data_files
-from wdl.models.branches import load_branch
 
 FOLDER = os.environ.get("WDL_BENCHMARK_DATA")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="WDL_BENCHMARK_DATA names no folder")

@@ -30,7 +30,7 @@ def printed(capsys: pytest.CaptureFixture[str], *configs: str, verb: str = "fit"
 def test_bases(base: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = printed(capsys, base, verb=verb)
     assert config["name"] == Path(base).stem
-    assert config["trainer"]["strategy"]["class_path"] == "wdl.strategies.DeepSpeed"
+    assert config["trainer"]["strategy"]["class_path"] == "wdl.training.deepspeed.DeepSpeed"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

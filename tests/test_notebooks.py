@@ -9,10 +9,10 @@ from conftest import REPOSITORY
 from lightning.pytorch.loggers import TensorBoardLogger
 from nbclient import NotebookClient
 
-from wdl.data.module import Selection, WeakDrivenDataModule
-from wdl.models.module import Dynamics, WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
-from wdl.strategies import DeepSpeed
+from wdl.config.paths import DataSource, ModelSource
+from wdl.data.weak_driven import Selection, WeakDrivenDataModule
+from wdl.training.deepspeed import DeepSpeed
+from wdl.training.weak_driven import Dynamics, WeakDrivenModule
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 whose signatures are their options. Mistakes of the user end in one line each and exit code 2.
 """
 
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wdl.errors import UserError
-from wdl.processes import end_with_parent_if_told, rank, stay_with_first_rank
+from wdl.system.processes import end_with_parent_if_told, rank, stay_with_first_rank
 
 VERBS = {
     "fit": "train the strong branch of a pair, export it and grade it",
@@ -30,14 +31,14 @@ VERBS = {
 }
 # imported on demand, since some of them import torch
 FUNCTIONS = {
-    "export": ("wdl.export", "export_checkpoint"),
+    "export": ("wdl.training.export", "export_checkpoint"),
     "evaluate": ("wdl.evaluation.run", "evaluate"),
     "compare": ("wdl.evaluation.compare", "compare"),
-    "prepare": ("wdl.prepare", "prepare"),
+    "prepare": ("wdl.rounds.prepare", "prepare"),
     "score": ("wdl.data.score", "score"),
     "pipeline": ("wdl.pipeline.commands", "run_pipeline"),
     "pipeline status": ("wdl.pipeline.commands", "show_status"),
-    "tiny": ("wdl.tiny", "write_tiny"),
+    "tiny": ("wdl.tiny.model", "write_tiny"),
 }
 
 USAGE = f"""usage: wdl VERB [options]
@@ -58,6 +59,9 @@ def main(args: Sequence[str] | None = None) -> None:
     end_with_parent_if_told()
     # threads that spin while they wait for each other slow a busy machine down several times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if args == ["--parse"]:  # for ``wdl pipeline``
+        print(json.dumps([_parse(words) for words in json.load(sys.stdin)]))
+        return
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         raise SystemExit(0 if args else 2)
@@ -76,7 +80,7 @@ def _run(args: list[str]) -> None:
         raise UserError(f"{verb}: there is no such verb; choose from {', '.join(VERBS)}")
     if verb in ("fit", "validate"):
         stay_with_first_rank()
-        from wdl.lightning_cli import run
+        from wdl.fit import run
 
         run(args)
     else:
@@ -88,7 +92,7 @@ def _run(args: list[str]) -> None:
 
 def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
     """What a verb of ``FUNCTIONS`` calls, and the parser of its options."""
-    from wdl.arguments import PlainParser
+    from wdl.config.parser import PlainParser
 
     module, name = FUNCTIONS[verb]
     function = getattr(import_module(module), name)
@@ -96,6 +100,28 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
     parser.add_argument("--config", action="config", help="YAML file with these options.")
     parser.add_function_arguments(function, as_positional=verb == "compare")
     return function, parser
+
+
+def _parse(words: list[str]) -> dict[str, Any]:
+    """What a command line reads, and where a fit writes to; or what is wrong with it."""
+    from wdl.config.paths import paths_in
+
+    verb, options = words[0], words[1:]
+    if verb not in VERBS:
+        return {"faults": [f"{verb}: there is no such verb; choose from {', '.join(VERBS)}"]}
+    try:
+        if verb in FUNCTIONS:
+            config = function_parser(verb)[1].parse_args(options)
+        else:
+            from wdl.fit import parse
+
+            config = parse(words)
+    except UserError as error:
+        return {"faults": error.lines()}
+    except SystemExit:  # --help, --print_config
+        return {"faults": [f"wdl {' '.join(words)} runs nothing; leave the stage out"]}
+    folder = os.path.abspath(os.path.join(config.runs, config.name)) if verb == "fit" else None
+    return {"inputs": dict(paths_in(config.as_dict())), "folder": folder}
 
 
 def _report(error: UserError) -> NoReturn:

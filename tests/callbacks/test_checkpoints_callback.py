@@ -11,8 +11,8 @@ import torch
 from conftest import every_sample_once
 from wdl.callbacks.checkpoints import Checkpoints
 
-from wdl.models.module import WeakDrivenModule
-from wdl.paths import ModelSource
+from wdl.config.paths import ModelSource
+from wdl.training.weak_driven import WeakDrivenModule
 
 EPOCH = 5
 """Optimizer steps in an epoch; a whole run has two."""

@@ -14,12 +14,12 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from transformers import AutoModelForCausalLM
 from wdl.callbacks.dynamics import DynamicsCharts
 
+from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import collate
-from wdl.data.module import WeakDrivenDataModule
-from wdl.models.module import Dynamics, WeakDrivenModule
-from wdl.paths import ModelSource
-from wdl.strategies import DeepSpeed
+from wdl.data.weak_driven import WeakDrivenDataModule
+from wdl.training.deepspeed import DeepSpeed
+from wdl.training.weak_driven import Dynamics, WeakDrivenModule
 
 LAM = 0.4
 

@@ -18,12 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
 
+from wdl.config.paths import InputPath, ModelSource
 from wdl.errors import UserError
 from wdl.evaluation.sources import Sources
-from wdl.evaluation.vllm_options import VllmOptions
-from wdl.models.module import WeakDrivenModule
-from wdl.paths import InputPath, ModelSource
-from wdl.strategies import DeepSpeed
+from wdl.generation.vllm_options import VllmOptions
+from wdl.training.deepspeed import DeepSpeed
+from wdl.training.weak_driven import WeakDrivenModule
 
 STEPS_PER_EPOCH = 2
 ALLOWED = 50 * 2**20  # bytes of host memory that evaluations may keep

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from wdl.callbacks.export import StrongExport
 
+from wdl.config.paths import InputPath, ModelSource
 from wdl.errors import UserError
-from wdl.export import export_checkpoint
-from wdl.models.module import WeakDrivenModule
-from wdl.paths import InputPath, ModelSource
-from wdl.strategies import DeepSpeed
+from wdl.training.deepspeed import DeepSpeed
+from wdl.training.export import export_checkpoint
+from wdl.training.weak_driven import WeakDrivenModule
 
 
 class Odd(pl.Callback):

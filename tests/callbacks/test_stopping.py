@@ -17,10 +17,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 from wdl.callbacks.stopping import SIGNALS, StopOnSignal
 
-from wdl.checkpoints import defect, newest_checkpoint
-from wdl.data.module import Selection, WeakDrivenDataModule
-from wdl.models.module import WeakDrivenModule
-from wdl.paths import DataSource, ModelSource
+from wdl.config.paths import DataSource, ModelSource
+from wdl.data.weak_driven import Selection, WeakDrivenDataModule
+from wdl.training.checkpoints import defect, newest_checkpoint
+from wdl.training.weak_driven import WeakDrivenModule
 
 
 @pytest.fixture

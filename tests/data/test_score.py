@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wdl.cli import main
-from wdl.data import store
+from wdl.data import score_store as store
 from wdl.data.encoding import encode, end_of_turn
 
 KILLS = int(os.environ.get("WDL_TEST_KILLS", 3))

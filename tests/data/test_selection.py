@@ -10,12 +10,12 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from wdl.data.interchange import EntropyTable
-from wdl.data.module import Selection, WeakDrivenDataModule
-from wdl.data.picture import selection_figure
+from wdl.config.paths import DataSource, InputPath, ModelSource
+from wdl.data.entropy_table import EntropyTable
+from wdl.data.selection_figure import selection_figure
+from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.data.weights import sampling_weights
 from wdl.errors import UserError
-from wdl.paths import DataSource, InputPath, ModelSource
 
 
 def set_up(

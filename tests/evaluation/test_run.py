@@ -88,7 +88,7 @@ def test_what_is_done_is_not_done_again(
     def refuse(self: Any, source: str) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("wdl.evaluation.engine_transformers.TransformersEngine.__init__", refuse)
+    monkeypatch.setattr("wdl.generation.transformers_engine.TransformersEngine.__init__", refuse)
     main(command(pair, data, protocol, "out"))
     assert contents(Path("out")) == before
     assert capsys.readouterr().out.count("graded already") == 2
@@ -113,7 +113,7 @@ def test_results_under_another_protocol_are_not_mixed(
 
 KILLER = """
 import os, random, signal, sys, time
-import wdl.evaluation.engines, wdl.evaluation.jobs, wdl.evaluation.views, rich.table
+import wdl.generation.engines, wdl.evaluation.jobs, wdl.evaluation.views, rich.table
 import wdl.metrics.pass_at_k
 from wdl.cli import main
 
@@ -154,8 +154,8 @@ def test_a_failing_engine_costs_its_model_alone(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from wdl.evaluation.child import ChildFailure
-    from wdl.evaluation.engine_transformers import TransformersEngine
+    from wdl.generation.transformers_engine import TransformersEngine
+    from wdl.system.child import ChildFailure
 
     whole = TransformersEngine.generate
 

@@ -8,9 +8,9 @@ from dynamics_reference import reference
 from torch import Tensor
 
 from wdl.constants import IGNORE_INDEX
+from wdl.losses.logit_statistics import LogitDynamics
+from wdl.losses.mixed_loss import mixed_linear_cross_entropy
 from wdl.metrics.dynamics import EDGES, MeanDynamics, curves
-from wdl.models import mixed_linear_cross_entropy
-from wdl.models.chunk_statistics import LogitDynamics
 
 VOCABULARY, LAM = 50, 0.4
 TOKENS = [3, 5, 1, 4, 2]

@@ -13,7 +13,7 @@ import yaml
 from conftest import CONFIGS
 
 from wdl.cli import main
-from wdl.data.interchange import EntropyTable
+from wdl.data.entropy_table import EntropyTable
 from wdl.data.weights import brownboost
 from wdl.pipeline.commands import status
 from wdl.pipeline.record import Record, State

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from wdl.files import write_json
 from wdl.pipeline.record import Record
 from wdl.pipeline.report import duration, write_report
 from wdl.pipeline.stages import Step
+from wdl.system.files import write_json
 
 ROOT = Path("out")
 STEPS = [

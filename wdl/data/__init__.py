@@ -1,1 +1,1 @@
-"""From records to the micro-batches of every rank; :mod:`wdl.data.module` is the whole path."""
+"""From rows to the micro-batches of every rank."""

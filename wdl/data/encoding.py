@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from wdl.branches.packed_attention import Segments
 from wdl.constants import IGNORE_INDEX, PAPER_SYSTEM_PROMPT
 from wdl.errors import UserError
-from wdl.models.packed_attention import Segments
 
 
 class Encoded(TypedDict):

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wdl.config.paths import DATA_SUFFIXES, is_hub_data
 from wdl.errors import MAX_FAULTS, UserError
-from wdl.paths import DATA_SUFFIXES, is_hub_data
 
 PARQUET_ROWS = 256
 JSON_CHUNK = 2**20

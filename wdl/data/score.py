@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from wdl.data.interchange import EntropyTable
+from wdl.branches.loading import check_source, load_branch
+from wdl.config.paths import DataSource, InputPath, ModelSource
+from wdl.data.corpus import Corpus, TooLong
+from wdl.data.entropy_table import EntropyTable
 from wdl.data.records import OnBadRow
-from wdl.data.samples import Corpus, TooLong
-from wdl.data.store import EntropyStore
+from wdl.data.score_store import EntropyStore
 from wdl.errors import UserError
-from wdl.fingerprint import model_digest
-from wdl.models.branches import check_source, load_branch
-from wdl.paths import DataSource, InputPath, ModelSource
+from wdl.system.digests import model_digest
 
 
 def score(

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wdl.config.paths import InputPath
 from wdl.data.draw import Draw, draw_samples
-from wdl.data.interchange import Missing
+from wdl.data.entropy_table import Missing
 from wdl.data.weights import Scheme, effective_sample_size
 from wdl.errors import UserError
-from wdl.paths import InputPath
 
 
 @dataclass(frozen=True)

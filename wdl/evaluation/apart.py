@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wdl.processes import environment_of_child
+from wdl.system.processes import environment_of_child
 
 _PAUSE = 0.5  # seconds between two questions whether to go on
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wdl.errors import UserError
-from wdl.files import write_json
+from wdl.system.files import write_json
 
 MUST_AGREE = {
     "data_sha256": "problems",

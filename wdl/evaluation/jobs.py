@@ -13,18 +13,18 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
-from wdl.evaluation.benchmarks import Benchmark
-from wdl.evaluation.engine import Engine, Generation, Sampling
-from wdl.evaluation.grading import Grader, Task, parse_choices
-from wdl.evaluation.journal import Journal, explain_difference
-from wdl.evaluation.problems import Problem
-from wdl.evaluation.prompts import Request, check_context, render
-from wdl.evaluation.protocols import Protocol
 from wdl.evaluation.report import summarise
-from wdl.evaluation.second_opinion import second_opinion
 from wdl.evaluation.sources import ProblemSet
-from wdl.files import write_json, write_text
-from wdl.fingerprint import model_digest, value_digest
+from wdl.generation.engine import Engine, Generation, Sampling
+from wdl.generation.protocols import Protocol
+from wdl.generation.requests import Request, check_context, render
+from wdl.grading.grader import Grader, Task, parse_choices
+from wdl.grading.second_opinion import second_opinion
+from wdl.questions.benchmarks import Benchmark
+from wdl.questions.problems import Problem
+from wdl.system.digests import model_digest, value_digest
+from wdl.system.files import write_json, write_text
+from wdl.system.journal import Journal, explain_difference
 
 EngineOpener = Callable[[str, int], Engine]
 

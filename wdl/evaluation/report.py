@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from wdl.evaluation.grading import STATUSES
-from wdl.evaluation.plain_numbers import parse_number
+from wdl.grading.grader import STATUSES
+from wdl.grading.plain_numbers import parse_number
 
 Answer = dict[str, Any]
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wdl.errors import UserError
-from wdl.evaluation.benchmarks import find_benchmarks
-from wdl.evaluation.child import ChildFailure
-from wdl.evaluation.grading import Grader
-from wdl.evaluation.protocols import find_protocol
 from wdl.evaluation.report import print_results
 from wdl.evaluation.sources import Sources, load_data, parse_models
-from wdl.evaluation.vllm_options import VllmOptions
-from wdl.files import write_json
+from wdl.generation.protocols import find_protocol
+from wdl.generation.vllm_options import VllmOptions
+from wdl.grading.grader import Grader
+from wdl.questions.benchmarks import find_benchmarks
+from wdl.system.child import ChildFailure
+from wdl.system.files import write_json
 
 
 def evaluate(
@@ -54,9 +54,9 @@ def evaluate(
         engine: What generates: transformers for tiny models, vllm for all others.
         vllm: Where vLLM is and what it may use.
     """
-    from wdl.evaluation.engines import describe_engine, engine_opener  # imports torch
     from wdl.evaluation.jobs import prepare, run_jobs
     from wdl.evaluation.views import write_csv, write_plot
+    from wdl.generation.engines import describe_engine, engine_opener  # imports torch
 
     chosen = find_protocol(protocol)
     models = parse_models(model)

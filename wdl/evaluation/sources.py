@@ -12,8 +12,8 @@ from jsonargparse.typing import register_type
 from safetensors import SafetensorError, safe_open
 
 from wdl.errors import UserError
-from wdl.evaluation.benchmarks import Benchmark
-from wdl.evaluation.problems import Problem, load_problems
+from wdl.questions.benchmarks import Benchmark
+from wdl.questions.problems import Problem, load_problems
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LABEL = re.compile(r"[\w.@+=-]+")
@@ -59,7 +59,7 @@ class ProblemSet:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the problems and of how they are compared, whatever file they came from."""
-        from wdl.fingerprint import value_digest  # imports transformers
+        from wdl.system.digests import value_digest  # imports transformers
 
         rules = [self.benchmark.kind, self.benchmark.tolerance]
         return value_digest([*rules, *([p.id, p.question, p.reference] for p in self.problems)])

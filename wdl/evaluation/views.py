@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from torch.utils.tensorboard import SummaryWriter
 
-from wdl.files import write_text
+from wdl.system.files import write_text
 
 Summary = dict[str, Any]
 _COLUMNS = ("model", "benchmark", "metric", "value", "low", "high", "problems", "samples")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from wdl.models.chunk_statistics import LogitDynamics, LogitStatistics
+from wdl.losses.logit_statistics import LogitDynamics, LogitStatistics
 
 SATURATED = 0.99
 """A token is saturated where the strong branch gives it a probability above this."""

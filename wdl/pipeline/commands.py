@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from wdl.paths import InputPath
+from wdl.config.paths import InputPath
 from wdl.pipeline.inputs import Fingerprints, StepInputs
 from wdl.pipeline.record import LOG, Record, now
 from wdl.pipeline.report import duration

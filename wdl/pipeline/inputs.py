@@ -15,9 +15,9 @@ from typing import Any
 
 import wdl
 from wdl.errors import UserError
-from wdl.files import write_json
 from wdl.pipeline.parsing import parse
 from wdl.pipeline.stages import Step
+from wdl.system.files import write_json
 
 # A file that changed this short a time ago may change again without a new time of change.
 SETTLED = 2e9

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from wdl.pipeline.log import LineLog
-from wdl.processes import die_with_parent
+from wdl.system.processes import die_with_parent
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 STEP_SECONDS = 0.2

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from wdl.files import write_json
+from wdl.system.files import write_json
 
 FILE = "stage.json"
 LOG = "log.txt"

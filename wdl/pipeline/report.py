@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wdl.files import write_json, write_text
 from wdl.pipeline.record import LOG, Record
 from wdl.pipeline.stages import Step
+from wdl.system.files import write_json, write_text
 
 
 def write_report(steps: Sequence[Step], root: Path) -> None:

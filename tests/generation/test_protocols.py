@@ -1,0 +1,53 @@
+"""Named protocols, protocols of one's own, and those that make no sense."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wdl.errors import UserError
+from wdl.generation.protocols import PROTOCOLS, Protocol, find_protocol
+
+
+def test_the_papers_protocol() -> None:
+    paper = PROTOCOLS["paper"]
+    assert (paper.temperature, paper.samples, paper.seed) == (0, 1, 42)
+    assert [paper.new_tokens(name) for name in ("aime2025", "amc23", "gsm8k")] == [8192, 8192, 4096]
+    assert paper.system_prompt is not None
+    assert "<think>" in paper.system_prompt
+
+
+def test_quick_is_for_tiny_models() -> None:
+    assert PROTOCOLS["quick"].new_tokens("amc23") == 256
+
+
+def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text("name: long\nversion: 3\nsamples: 4\ntemperature: 0.8\nmax_new_tokens: 16384\n")
+    protocol = find_protocol(str(file))
+    assert protocol == Protocol("long", 3, samples=4, temperature=0.8, max_new_tokens=16384)
+
+
+def test_a_saved_protocol_is_the_same_again() -> None:
+    assert Protocol(**PROTOCOLS["sampled"].as_dict()) == PROTOCOLS["sampled"]
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(UserError, match="choose from paper, sampled, quick"):
+        find_protocol("slow")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"samples": 0}, "samples is 0"),
+        ({"samples": 2}, "2 samples at temperature 0 are all equal"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens_of": {"amc23": 0}}, "max_new_tokens"),
+    ],
+)
+def test_impossible_settings(settings: dict[str, Any], fault: str) -> None:
+    with pytest.raises(UserError, match=fault):
+        Protocol("mine", **settings)

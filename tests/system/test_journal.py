@@ -1,0 +1,52 @@
+"""The journal after kills at every byte."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wdl.errors import UserError
+from wdl.system.journal import Journal
+
+INPUTS = {"model": "m", "protocol": {"name": "quick"}}
+ENTRIES = [{"id": "a", "completion": "x\u2028y\r\nz"}, {"id": "b", "completion": "é"}]
+
+
+def test_keeps_what_was_appended(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INPUTS) as journal:
+        journal.append(ENTRIES[:1])
+    with Journal(path, INPUTS) as journal:
+        assert journal.entries == ENTRIES[:1]
+        journal.append(ENTRIES[1:])
+    with Journal(path, INPUTS) as journal:
+        assert journal.entries == ENTRIES
+
+
+def test_a_kill_at_any_byte_leaves_whole_entries(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INPUTS) as journal:
+        journal.append(ENTRIES)
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        with Journal(path, INPUTS) as journal:
+            kept = journal.entries
+            journal.append(ENTRIES[len(kept) :])
+        assert kept == ENTRIES[: len(kept)]
+        assert path.read_bytes() == whole
+
+
+def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INPUTS):
+        pass
+    with pytest.raises(UserError, match=r"made with another model; .*choose another --out"):
+        Journal(path, INPUTS | {"model": "n"})
+    assert json.loads(path.read_text()) == INPUTS
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INPUTS), pytest.raises(UserError, match="another evaluation is writing"):
+        Journal(path, INPUTS)

@@ -1,0 +1,1 @@
+"""Branches: language models of transformers, loaded, adapted and packed one way."""

@@ -1,0 +1,74 @@
+"""Types of the paths in a configuration.
+
+A relative path in a YAML file is meant from that file's folder, one on the command line from the
+current folder. jsonargparse reads a YAML from within its folder, so making a path absolute as it
+is parsed does both, and the saved configuration works from anywhere.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jsonargparse.typing import register_type
+
+DATA_SUFFIXES = (".json", ".jsonl", ".jsonl.zst", ".parquet")
+
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_HUB_DATA = re.compile(_HUB_NAME.pattern + r"(:\w[\w.-]*)?")
+
+
+class InputPath(str):
+    """A file or folder to read."""
+
+
+class DataSource(str):
+    """A data file, a folder of them, or a data set of the hub (``organisation/name[:part]``)."""
+
+
+class ModelSource(str):
+    """A Hugging Face model folder, or a name on the model hub (``organisation/name``)."""
+
+
+def _input_path(value: str) -> InputPath:
+    return InputPath(os.path.abspath(os.path.expanduser(value)))
+
+
+def is_hub_data(path: str) -> bool:
+    """Whether ``path`` names a data set of the hub: neither there nor spelt like a data file."""
+    named = _HUB_DATA.fullmatch(path) and not path.endswith(DATA_SUFFIXES)
+    return bool(named) and not os.path.exists(path)
+
+
+def _data_source(value: str) -> DataSource:
+    return DataSource(value if is_hub_data(value) else _input_path(value))
+
+
+def _model_source(value: str) -> ModelSource:
+    if not value:
+        raise ValueError("there is none; give one, or a file such as --config configs/joint.yaml")
+    if not os.path.exists(value) and _HUB_NAME.fullmatch(value):
+        return ModelSource(value)
+    return ModelSource(_input_path(value))
+
+
+register_type(InputPath, serializer=str, deserializer=_input_path)
+register_type(DataSource, serializer=str, deserializer=_data_source)
+register_type(ModelSource, serializer=str, deserializer=_model_source)
+
+
+def paths_in(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Key and value of every path in a configuration: their types derive from str.
+
+    Args:
+        config: Nested dictionaries and lists.
+        name: Key of ``config`` itself.
+    """
+    if isinstance(config, dict):
+        for key, inner in config.items():
+            yield from paths_in(inner, f"{name}.{key}" if name else key)
+    elif isinstance(config, list):
+        for position, inner in enumerate(config):
+            yield from paths_in(inner, f"{name}.{position}")
+    elif isinstance(config, str) and type(config) is not str:
+        yield name, config

@@ -1,0 +1,1 @@
+"""Engines that answer questions, and the protocols by which they are asked."""

@@ -1,0 +1,72 @@
+"""Generates with vLLM, as a child process of :mod:`wdl.generation.vllm_engine`.
+
+It runs under the interpreter that has vLLM, which need not have this project: nothing of wdl is
+imported here. The first line of input holds the arguments of ``vllm.LLM``; each further line holds
+requests, which are all submitted at once. A line goes out for each answer as soon as it ends, and
+at least one every few seconds as a sign of life.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, TextIO
+
+SIGN_OF_LIFE = 5.0
+
+
+def build(arguments: dict[str, Any]) -> Any:
+    """The engine, in this process alone: its process is already a child."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    import torch
+    from vllm import LLM
+
+    dtype = "auto" if torch.cuda.is_available() else "float32"
+    return LLM(**arguments, dtype=dtype, disable_log_stats=True).llm_engine
+
+
+def answer(engine: Any, work: dict[str, Any], out: TextIO) -> None:
+    """Generate for all requests and write each answer when it ends."""
+    from vllm import SamplingParams
+
+    for number, request in enumerate(work["requests"]):
+        params = SamplingParams(**work["sampling"], seed=request["seed"], logprobs=0)
+        engine.add_request(str(number), {"prompt_token_ids": request["prompt"]}, params)
+    last = time.monotonic()
+    while engine.has_unfinished_requests():
+        ended = [output for output in engine.step() if output.finished]
+        for output in ended:
+            generated = output.outputs[0]
+            tokens = list(generated.token_ids)
+            response = {
+                "request": int(output.request_id),
+                "tokens": tokens,
+                "finish_reason": generated.finish_reason,
+                "first_logprob": generated.logprobs[0][tokens[0]].logprob,
+            }
+            print(json.dumps(response), file=out)
+        if ended or time.monotonic() - last > SIGN_OF_LIFE:
+            print("{}", file=out, flush=True)
+            last = time.monotonic()
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # be killed when the parent dies
+    # What vLLM prints belongs on the error stream.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    engine = build(json.loads(sys.stdin.readline()))
+    print("{}", file=out, flush=True)
+    for line in sys.stdin:
+        answer(engine, json.loads(line), out)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder, whose modules are not meant to be found by these names
+    main()

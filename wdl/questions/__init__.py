@@ -1,0 +1,1 @@
+"""The problems that models are asked, and the sets they come from."""

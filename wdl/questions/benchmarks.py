@@ -1,0 +1,90 @@
+"""The sets of problems that models are graded on.
+
+The paper's seven maths sets, the embedded default's arithmetic, and your own: YAML files with the
+fields of :class:`Benchmark`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wdl.config.definitions import read_definition
+from wdl.config.paths import InputPath
+from wdl.errors import UserError
+from wdl.grading.grader import Kind
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A set of problems and how its answers are compared.
+
+    Args:
+        name: What results call it.
+        kind: ``number`` compares values, ``expression`` mathematical objects (math-verify),
+            ``letter`` choices, also when their value is given instead.
+        rows: How many problems it has; another number is refused. Null for any.
+        tolerance: Largest difference between equal numbers.
+        path: JSON, JSON Lines or Parquet file, relative to the YAML file that names it.
+        hub: Name on the hub, if there is no file.
+        configs: Configurations of the set on the hub, read one after the other.
+        split: Split of the set on the hub.
+    """
+
+    name: str
+    kind: Kind = "expression"
+    rows: int | None = None
+    tolerance: float = 0.0
+    path: InputPath | None = None
+    hub: str | None = None
+    configs: tuple[str, ...] = ("default",)
+    split: str = "test"
+
+
+# Rounded references are common in the two sets of word problems that GSM8K belongs to.
+_ROUNDED = 1e-3
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            "aime2025", rows=30, hub="opencompass/AIME2025", configs=("AIME2025-I", "AIME2025-II")
+        ),
+        Benchmark("amc23", rows=40, hub="math-ai/amc23"),
+        Benchmark("math500", rows=500, hub="HuggingFaceH4/MATH-500"),
+        Benchmark("aqua", "letter", rows=254, hub="deepmind/aqua_rat", configs=("raw",)),
+        Benchmark(
+            "gsm8k", "number", rows=1319, tolerance=_ROUNDED, hub="openai/gsm8k", configs=("main",)
+        ),
+        Benchmark("mawps", "number", rows=238, tolerance=_ROUNDED),
+        Benchmark(
+            "svamp",
+            "number",
+            rows=1000,
+            tolerance=_ROUNDED,
+            hub="ChilleD/SVAMP",
+            split="train+test",
+        ),
+        Benchmark("arithmetic", "number"),
+    )
+}
+
+
+def find_benchmarks(names: str) -> list[Benchmark]:
+    """The benchmarks of a comma-separated list of names and YAML files.
+
+    Raises:
+        UserError: A name is unknown or occurs twice, or a YAML file cannot be used.
+    """
+    found: list[Benchmark] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if Path(name).suffix in (".yaml", ".yml"):
+            found.append(read_definition(Path(name), Benchmark))
+        elif name in BENCHMARKS:
+            found.append(BENCHMARKS[name])
+        else:
+            known = ", ".join(BENCHMARKS)
+            raise UserError(f"--benchmarks {name}: choose from {known}, or give a YAML file")
+    if not found:
+        raise UserError("--benchmarks: name at least one")
+    if len({benchmark.name for benchmark in found}) < len(found):
+        raise UserError(f"--benchmarks {names}: a name occurs twice; results are filed by name")
+    return found

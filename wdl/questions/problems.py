@@ -1,0 +1,183 @@
+r"""Rows of benchmark files as problems with reference answers.
+
+A file is JSON, JSON Lines or Parquet in any of the schemas in which the maths sets are around:
+
+    {"question", "answer"}                     GSM8K's "... #### 72" is understood
+    {"instruction", "answer"}                  optional "input"; without "answer", "output"
+    {"problem", "solution"}                    or "answer"; a solution ends in \boxed{}
+    {"original_text", "ans"}
+    {"prompt", "reward_model": {"ground_truth"}}
+    {"question", "options", "correct"}         multiple choice
+    {"Body", "Question", "Answer"}             SVAMP's own
+
+each with an optional "id".
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wdl.data.rows import RowError, rows_of
+from wdl.errors import MAX_FAULTS, UserError
+from wdl.grading.answers import last_boxed
+from wdl.questions.benchmarks import Benchmark
+
+QUESTION_KEYS = ("question", "instruction", "problem", "original_text", "prompt", "Question")
+ANSWER_KEYS = ("answer", "ans", "correct", "Answer")
+SOLUTION_KEYS = ("solution", "output")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question with its reference answer; ``id`` is unique within its benchmark."""
+
+    id: str
+    question: str
+    reference: str
+
+
+def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Problem]:
+    """All problems of a benchmark.
+
+    Args:
+        benchmark: What to read.
+        path: Its file; without it the benchmark's own, and without that the hub.
+
+    Raises:
+        UserError: One line ``file:line: what; remedy`` for each faulty row; or the file, or the
+            number of rows, is not the benchmark's.
+    """
+    file = path or (Path(benchmark.path) if benchmark.path else None)
+    place = str(file or benchmark.hub)
+    faults: list[str] = []
+    problems: dict[str, Problem] = {}
+    rows = _file_rows(file, faults) if file else _hub_rows(benchmark)
+    for line, row in rows:
+        try:
+            problem = parse_problem(row, default_id=str(len(problems)))
+            if problem.id in problems:
+                raise RowError(f"id {problem.id!r} occurs twice; make it unique or drop it")
+        except RowError as fault:
+            faults.append(f"{place}:{line}: {fault}")
+            continue
+        problems[problem.id] = problem
+    if not faults and not problems:
+        faults.append(f"{place}: the file is empty; it must hold at least one problem")
+    if not faults and benchmark.rows not in (None, len(problems)):
+        faults.append(
+            f"{place}: {benchmark.name} has {benchmark.rows} problems, this has {len(problems)}; "
+            "use the whole test set, or a benchmark of your own (YAML) for a part of it"
+        )
+    if faults:
+        raise UserError(*faults[:MAX_FAULTS], total=len(faults))
+    return list(problems.values())
+
+
+def parse_problem(row: Any, default_id: str) -> Problem:
+    """One row of any schema as a problem.
+
+    Raises:
+        RowError: The row fits no schema, or a field is empty.
+    """
+    if not isinstance(row, dict):
+        raise RowError("a row is an object with a question and an answer; write {...}")
+    return Problem(
+        id=str(row.get("id", row.get("unique_id", default_id))),
+        question=_question(row),
+        reference=_reference(row),
+    )
+
+
+def _question(row: dict[str, Any]) -> str:
+    key = next((key for key in QUESTION_KEYS if row.get(key)), None)
+    if key is None:
+        raise RowError(f"the row has no question; give one of {', '.join(QUESTION_KEYS)}")
+    text = row[key] if isinstance(row[key], str) else _user_message(row[key])
+    parts = [str(row.get("Body") or ""), text, str(row.get("input") or "")]
+    if row.get("options"):
+        parts.append("\n".join(str(option) for option in row["options"]))
+    return "\n\n".join(part.strip() for part in parts if part.strip())
+
+
+def _user_message(messages: Any) -> str:
+    """The one question of a prompt that is a list of messages."""
+    contents = [
+        message.get("content")
+        for message in messages
+        if isinstance(message, dict) and message.get("role") == "user"
+    ]
+    if len(contents) != 1 or not isinstance(contents[0], str):
+        raise RowError("prompt must be a text or hold exactly one user message")
+    return contents[0]
+
+
+def _reference(row: dict[str, Any]) -> str:
+    reward = row.get("reward_model")
+    if isinstance(reward, dict) and reward.get("ground_truth") is not None:
+        return _filled(str(reward["ground_truth"]), "ground_truth")
+    for key in ANSWER_KEYS:
+        if row.get(key) is not None:
+            answer = str(row[key])
+            return _filled(answer.rpartition("####")[2] if "####" in answer else answer, key)
+    for key in SOLUTION_KEYS:
+        if row.get(key) is not None:
+            return _filled(_end_of_solution(str(row[key])), key)
+    keys = ", ".join((*ANSWER_KEYS, *SOLUTION_KEYS, "reward_model.ground_truth"))
+    raise RowError(f"the row has no answer; give one of {keys}")
+
+
+def _end_of_solution(solution: str) -> str:
+    boxed = last_boxed(solution)
+    if boxed is not None:
+        return boxed
+    stated = re.search(r"(?:####|answer is:?)\s*(.+?)\.?\s*$", solution)
+    return stated[1] if stated else solution
+
+
+def _filled(answer: str, key: str) -> str:
+    if not answer.strip():
+        raise RowError(f"{key!r} is empty; fill it in or drop the row")
+    return answer.strip()
+
+
+def _file_rows(file: Path, faults: list[str]) -> Iterable[tuple[int, Any]]:
+    """Line (or row of a Parquet file) and value of each row."""
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file; check --data")
+    if file.suffix in (".json", ".jsonl"):
+        return rows_of(file, faults)
+    if file.suffix == ".parquet":
+        return _parquet_rows(file)
+    raise UserError(f"{file}: problems come as .json, .jsonl or .parquet; convert or rename it")
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(file)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{file}: this is no Parquet file ({error}); choose another") from None
+    return enumerate(table.to_pylist(), start=1)
+
+
+def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, Any]]:
+    if benchmark.hub is None:
+        raise UserError(
+            f"--benchmarks {benchmark.name}: it is on no hub; give its file with --data"
+        )
+    from datasets import load_dataset
+
+    rows: list[Any] = []
+    for config in benchmark.configs:
+        try:
+            rows += load_dataset(benchmark.hub, config, split=benchmark.split).to_list()
+        except Exception as error:  # the hub, the network and the cache fail in many ways
+            raise UserError(
+                f"--benchmarks {benchmark.name}: {benchmark.hub} could not be read "
+                f"({type(error).__name__}: {error}); give a local file with --data"
+            ) from None
+    return enumerate(rows, start=1)

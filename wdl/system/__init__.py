@@ -1,0 +1,1 @@
+"""Files, journals, digests and processes: what every room needs of the machine."""

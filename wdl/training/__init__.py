@@ -1,0 +1,1 @@
+"""The pair that trains: modules, strategy, checkpoints, resume and export."""
