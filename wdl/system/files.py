@@ -68,14 +68,6 @@ def replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def point_to(link: Path, target: Path) -> None:
-    """Make ``link`` a symbolic link to its sibling ``target``, replacing an older link."""
-    partial = link.with_name(f".{link.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target.name)
-    partial.replace(link)
-
-
 def sync(path: Path) -> None:
     """Make sure that what was written to a file or folder has reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
