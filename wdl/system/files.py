@@ -43,16 +43,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        sync_folder(partial)
+        for file in partial.rglob("*"):
+            sync(file)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that everything in ``folder`` has reached the disk."""
-    for file in folder.rglob("*"):
-        sync(file)
 
 
 def replace_folder(new: Path, path: Path) -> None:

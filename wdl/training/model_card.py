@@ -19,10 +19,11 @@ def model_card(made: Mapping[str, Any]) -> str:
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=[source for source in sources if not os.path.isabs(source)] or None,
-        tags=["wdl", *made["tags"]],
+        tags=["wdl", *made.get("tags", ())],
     )
+    how = [made["method"]] if "method" in made else []
     tables = [f"## {title}\n\n{_table(values)}" for title, values in _sections(made) if values]
-    page = [f"---\n{header.to_yaml()}\n---", "# How this model was made", made["method"], *tables]
+    page = [f"---\n{header.to_yaml()}\n---", "# How this model was made", *how, *tables]
     return "\n\n".join(page) + "\n"
 
 
