@@ -1,19 +1,14 @@
 """The pair: a strong branch that trains and its own earlier state, whatever the method.
 
 Loading, freezing, adapters, the optimizer, what a checkpoint holds and the refusal of what is not
-finite are the same for every method. A method is a subclass with a loss:
-
-    class Mine(Pair):
-        def loss(self, batch):
-            hidden, head = self.hidden("strong", batch)
-            ...
-
-and is chosen by ``model.class_path`` in a configuration.
+finite are the same for every method. A method is a subclass with a ``loss``, chosen by
+``model.class_path`` in a configuration: see docs/own-method.md.
 """
 
 import os
+import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, Literal, Self, cast
 
@@ -31,12 +26,11 @@ from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, withou
 from wdl.branches.whole_weights import all_finite, whole_shapes
 from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch
+from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.system.digests import model_digest
 from wdl.training.optimizer_step import OptimizerStep, Schedule, with_schedule
 from wdl.training.resume import Agreement, check_weights, resume
-
-HalfPrecision = Literal["bfloat16", "float16"]
 
 
 class Pair(pl.LightningModule):
@@ -75,7 +69,7 @@ class Pair(pl.LightningModule):
         strong: ModelSource,
         weak: ModelSource | None = None,
         train_weak: bool = False,
-        weak_dtype: HalfPrecision | None = None,
+        weak_dtype: Literal["bfloat16", "float16"] | None = None,
         pretrained: bool = True,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(
             parameters, lr=1e-5, weight_decay=0.0
@@ -87,9 +81,7 @@ class Pair(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not 0 <= warmup <= 1:
-            raise UserError(
-                f"model.warmup: {warmup} is a share of the steps; it must lie in [0, 1]"
-            )
+            raise UserError(f"model.warmup: {warmup} is a share of all steps, so in [0, 1]")
         if weak_dtype is not None and (weak is None or train_weak or lora is not None):
             raise UserError(
                 f"model.weak_dtype: {weak_dtype} is for a weak branch that has weights of its own "
@@ -133,20 +125,14 @@ class Pair(pl.LightningModule):
         return cast(PreTrainedModel, self.branches["strong"])
 
     @property
-    def weak(self) -> PreTrainedModel | None:
-        """The earlier state, if there is one with weights of its own."""
-        return cast(PreTrainedModel, self.branches["weak"]) if "weak" in self.branches else None
-
-    @property
     def base(self) -> str:
         """Where the weights come from that an adapter adapts: those that both branches share."""
         return self.sources.get("weak", self.sources["strong"])
 
     def to(self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Self:
-        """Move, without a cast: the branches were loaded in the dtypes that are meant.
+        """Move without a cast, which trainers ask for by name.
 
-        Trainers ask for ``dtype`` by name; to follow would round the frequencies of rotary
-        embeddings, which transformers keeps in float32, and so displace all later positions.
+        It would round the frequencies of rotary embeddings, and so displace all later positions.
         """
         return super().to(*args, **kwargs)
 
@@ -172,20 +158,13 @@ class Pair(pl.LightningModule):
         self.val_losses.update({name: MeanMetric() for name in self.loss_names})
 
     def hidden(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What a branch's output head reads, and its weight; with a graph if the branch trains.
+        """What the output head of ``strong`` or ``weak`` reads, and its weight.
 
-        Args:
-            name: ``strong`` or ``weak``.
-            batch: A micro-batch of B rows and T tokens.
-
-        Returns:
-            [B·T, H] hidden states, in the order of ``batch["labels"].flatten()``; [V, H].
+        With a graph if the branch trains; [B·T, H], as ``batch["labels"].flatten()``, and [V, H].
         """
-        acting: AbstractContextManager = nullcontext()
-        if name in self.branches:
-            branch = cast(PreTrainedModel, self.branches[name])
-        else:
-            branch, acting = self.strong, without_adapter(self.strong)
+        own = name in self.branches  # or it is the strong one without its adapter
+        branch = cast(PreTrainedModel, self.branches[name if own else "strong"])
+        acting = nullcontext() if own else without_adapter(branch)
         trains = torch.is_grad_enabled() and (name == "strong" or self.train_weak)
         with acting, torch.set_grad_enabled(trains):
             states = hidden_states(
@@ -194,10 +173,8 @@ class Pair(pl.LightningModule):
         return states.flatten(0, 1), output_head(branch).weight
 
     def is_frozen(self, name: str) -> bool:
-        """Whether a weight of this module stays as its source has it; then no checkpoint holds it.
-
-        By name, since DeepSpeed's way to leave out what is frozen misses tied heads.
-        """
+        """Whether a weight stays as its source has it; then no checkpoint holds it."""
+        # by name, since DeepSpeed's way to leave out what is frozen misses tied heads
         if self.lora is not None:
             return name.startswith("branches.") and not is_adapter(name)
         return not self.train_weak and name.startswith("branches.weak.")
@@ -257,11 +234,7 @@ class Pair(pl.LightningModule):
 
         Every process must call this.
         """
-        losses = {
-            name: value.item()
-            for name, value in self.trainer.callback_metrics.items()
-            if name.startswith("val/") and name.endswith("loss")
-        }
+        metrics = self.trainer.callback_metrics
         return {
             "method": self.method,
             "tags": list(self.tags),
@@ -274,8 +247,8 @@ class Pair(pl.LightningModule):
             "steps": self.trainer.global_step,
             "seed": os.environ.get("PL_GLOBAL_SEED"),
             "wdl": __version__,
-            "data": self.trainer.datamodule.made(),  # type: ignore[attr-defined]
-            "metrics": losses,
+            "data": self._data.made(),
+            "metrics": {n: v.item() for n, v in metrics.items() if re.match("val/.*loss$", n)},
         }
 
     def setup(self, stage: str) -> None:
@@ -309,8 +282,12 @@ class Pair(pl.LightningModule):
         resume(checkpoint, self._agreement(), fitting=self.trainer.state.fn == "fit")
 
     def _agreement(self) -> Agreement:
-        data = self.trainer.datamodule.agreement()  # type: ignore[attr-defined]
-        return Agreement(accumulation=self.trainer.accumulate_grad_batches, **data, **self._frozen)
+        steps = self.trainer.accumulate_grad_batches
+        return Agreement(accumulation=steps, **self._data.agreement(), **self._frozen)
+
+    @property
+    def _data(self) -> PlannedDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
