@@ -18,10 +18,7 @@ from wdl.evaluation.sources import ProblemSet
 from wdl.generation.engine import Engine, Generation, Sampling
 from wdl.generation.protocols import Protocol
 from wdl.generation.requests import Request, check_context, render
-from wdl.grading.grader import Grader, Task, parse_choices
-from wdl.grading.second_opinion import second_opinion
-from wdl.questions.benchmarks import Benchmark
-from wdl.questions.problems import Problem
+from wdl.grading.grader import Grader, Task
 from wdl.system.digests import model_digest, value_digest
 from wdl.system.files import write_json, write_text
 from wdl.system.journal import Journal, explain_difference
@@ -218,15 +215,9 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: Grader) -> list[dict
             "question": problem.question,
             "reference": problem.reference,
             **asdict(grade),
-            "second_opinion": _second_opinion(benchmark, problem, entry["completion"]),
             "finish_reason": entry["finish_reason"],
             "new_tokens": entry["new_tokens"],
             "completion": entry["completion"],
         }
         for problem, entry, grade in zip(asked, entries, grades, strict=True)
     ]
-
-
-def _second_opinion(benchmark: Benchmark, problem: Problem, completion: str) -> bool | None:
-    choices = parse_choices(problem.question) if benchmark.kind == "letter" else None
-    return second_opinion(completion, problem.reference, benchmark.tolerance, choices)
