@@ -57,6 +57,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; ``args`` defaults to the process's own."""
     args = list(sys.argv[1:] if args is None else args)
     end_with_parent_if_told()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a user's own classes are, if nowhere else
     # threads that spin while they wait for each other slow a busy machine down several times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if args == ["--parse"]:  # for ``wdl pipeline``

@@ -20,7 +20,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from wdl.branches.loading import check_same_vocabulary, check_source, load_branch
+from wdl.branches.loading import (
+    check_same_vocabulary,
+    check_source,
+    load_branch,
+    model_digest,
+)
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.corpus import Corpus, TooLong, column
 from wdl.data.entropy_table import EntropyTable
@@ -33,7 +38,7 @@ from wdl.data.selection import Selection, Summary
 from wdl.data.selection_figure import selection_figure
 from wdl.data.weights import sampling_weights
 from wdl.errors import UserError
-from wdl.system.digests import model_digest, value_digest
+from wdl.system.digests import value_digest
 
 PUBLISHED_SELECTION = Selection()
 

@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
 from wdl import __version__
-from wdl.branches.loading import hidden_states, load_branch, output_head
+from wdl.branches.loading import hidden_states, load_branch, model_digest, output_head
 from wdl.branches.lora import (
     Lora,
     check_lora,
@@ -36,7 +36,6 @@ from wdl.errors import UserError
 from wdl.losses.logit_statistics import DynamicsLevel
 from wdl.losses.mixed_loss import mixed_linear_cross_entropy
 from wdl.metrics.dynamics import MeanDynamics
-from wdl.system.digests import model_digest
 from wdl.training.resume import adapt_progress
 
 
