@@ -21,14 +21,13 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from wdl import __version__
-from wdl.branches.loading import hidden_states, load_branch, output_head
+from wdl.branches.loading import hidden_states, load_branch, model_digest, output_head
 from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, without_adapter
 from wdl.branches.whole_weights import all_finite, whole_shapes
 from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
-from wdl.system.digests import model_digest
 from wdl.training.optimizer_step import OptimizerStep, Schedule, with_schedule
 from wdl.training.resume import Agreement, check_weights, resume
 
