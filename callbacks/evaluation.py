@@ -39,6 +39,7 @@ from wdl.training.export import write_strong
 from wdl.training.weak_driven import WeakDrivenModule
 
 Summary = dict[str, Any]
+DYNAMICS = "val/dynamics/"
 
 
 class Evaluation(Callback):
@@ -167,27 +168,25 @@ class Evaluation(Callback):
         run = Path(trainer.logger.log_dir)
         data: WeakDrivenDataModule = trainer.datamodule  # type: ignore[attr-defined]
         epochs = trainer.global_step / data.summary.steps
-        results: dict[str, Any] = {
-            "steps": trainer.global_step,
-            "tokens": {"strong_after": round(data.summary.tokens * epochs)},
-            "validation": self._final_metrics(trainer),
-        }
+        tokens = {"strong_after": round(data.summary.tokens * epochs)}
+        scores: dict[str, Any] = {}
         models = _starting_points(pl_module) | {"strong_after": run / "strong"}
         if self.sft_control:
             control = train_control(run, data.summary.tokens)
             if control is not None:
                 models[CONTROL] = control / "strong"
                 trained = json.loads((control / "results.json").read_text())
-                results["tokens"][CONTROL] = trained["tokens"]["strong_after"]
+                tokens[CONTROL] = trained["tokens"]["strong_after"]
         if self.benchmark is not None:
             out = run / "evaluation"
             try:
                 summary = self._grade(models, out, trainer)
                 write_tensorboard(summary, out, _writer(trainer), trainer.global_step)
-                results |= self._scores(summary)
+                scores = self._scores(summary)
             except EvaluationFailed as failure:
                 rank_zero_warn(f"the final evaluation failed: {failure}; the run is complete")
-        write_json(run / "results.json", results)
+        amounts = {"steps": trainer.global_step, "tokens": tokens}
+        write_json(run / "results.json", scores | amounts | self._final_metrics(trainer))
         rank_zero_info(f"results: {run / 'results.json'}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -246,11 +245,21 @@ class Evaluation(Callback):
             rank_zero_warn(f"the evaluation of {label} failed: {failure}")
         return summary
 
-    def _final_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Those of the last step; where nothing was left to train, from the checkpoint."""
+    def _final_metrics(self, trainer: pl.Trainer) -> dict[str, dict[str, float]]:
+        """Losses, and the dynamics apart, of the last step.
+
+        Where nothing was left to train they are in the checkpoint.
+        """
+        found: dict[str, float] = {}
         if trainer.logged_metrics:
-            return _validation(trainer.logged_metrics)
-        return self._last["metrics"] if self._last["step"] == trainer.global_step else {}
+            found = _validation(trainer.logged_metrics)
+        elif self._last["step"] == trainer.global_step:
+            found = self._last["metrics"]
+        dynamics = [name for name in found if name.startswith(DYNAMICS)]
+        return {
+            "validation": {name: v for name, v in found.items() if name not in dynamics},
+            "dynamics": {name.removeprefix(DYNAMICS): found[name] for name in dynamics},
+        }
 
     def _scores(self, summary: Summary) -> dict[str, Any]:
         """Accuracies by model; of several benchmarks, by ``BENCHMARK/MODEL``."""

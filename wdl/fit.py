@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
 from wdl.callbacks.checkpoints import Checkpoints
-from wdl.callbacks.dynamics import DynamicsCharts
+from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
 from wdl.callbacks.screen import ValidationTable
@@ -192,9 +192,9 @@ class WeakDrivenCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and nothing else anywhere."""
         runs, name = (self._get(self.config, key) for key in ("runs", "name"))
-        logger: TensorBoardLogger | bool = False
+        logger: BranchLogger | bool = False
         if self.subcommand == "fit":
-            logger = TensorBoardLogger(runs, name=name, default_hp_metric=False)
+            logger = BranchLogger(runs, name)
         # where Lightning looks for what SLURM interrupted; not among what lies in this folder
         root = str(Path(runs, name))
         return super().instantiate_trainer(logger=logger, default_root_dir=root, **kwargs)
@@ -208,7 +208,9 @@ def run(args: list[str]) -> None:
             WeakDrivenModule,
             WeakDrivenDataModule,
             save_config_callback=RunFolder,
-            trainer_defaults={"callbacks": [DynamicsCharts(), ValidationTable(), StopOnSignal()]},
+            trainer_defaults={
+                "callbacks": [DynamicsHistograms(), ValidationTable(), StopOnSignal()]
+            },
             seed_everything_default=42,
             parser_kwargs={"prog": "wdl"}
             | {
