@@ -131,11 +131,14 @@ def test_tensorboard_shows_every_run_once(run: Path) -> None:
     }
 
 
-def test_validate_gives_the_metrics_and_grades_of_the_fit(run: Path, settings: list[str]) -> None:
+def test_validate_gives_the_metrics_and_grades_of_the_fit(
+    run: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")  # in which no number is cut
     last = json.loads((run / "results.json").read_text())
     printed = wdl("validate", *settings, "--ckpt_path", "last").stdout
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()}
-    assert printed.index("per completion token") < printed.index("strong  arithmetic")
+    assert printed.index("per completion token") < printed.index("protocol quick")
     (graded,) = (run / "checkpoints").glob("*.evaluation")
     assert {path.name for path in graded.iterdir() if path.is_dir()} == {"strong"}
     answers = (graded / "strong" / "arithmetic.jsonl").read_text()

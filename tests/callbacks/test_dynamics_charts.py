@@ -1,5 +1,6 @@
 """What a fit writes to its events of the logit dynamics, read back."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ def test_branches_are_runs_that_share_a_chart(sums: Path, pair: tuple[Path, Path
             "entropy_change/weak_to_strong",
         )
     }
+
+
+@pytest.mark.parametrize("write", [BranchLogger.save, lambda logger: logger.finalize("failed")])
+def test_nothing_is_held_back(write: Callable[[BranchLogger], None], tmp_path: Path) -> None:
+    """Neither after the trainer's calls on the way, nor at the end of a fit that failed."""
+    logger = BranchLogger(str(tmp_path), "joint")
+    for step in range(50):
+        logger.log_metrics({"dynamics/margin/strong": 1.0}, step)
+    write(logger)
+    strong = read_events(tmp_path / "joint" / "version_0" / "dynamics" / "strong")
+    assert len(strong.Scalars("dynamics/margin")) == 50
 
 
 def test_a_link_to_a_run_would_show_it_twice(tmp_path: Path) -> None:
