@@ -44,20 +44,13 @@ class BranchLogger(TensorBoardLogger):
     def log_histogram(self, name: str, counts: Tensor, step: int) -> None:
         """Counts [len(EDGES) + 1] in the bins of EDGES, within the bins that hold any."""
         limits = torch.cat((EDGES, torch.tensor([sys.float_info.max], dtype=torch.float64)))
-        filled = counts.nonzero().squeeze(1)
-        first, last = int(filled[0]), int(filled[-1])
+        first, last = counts.nonzero()[[0, -1], 0].tolist()
         kept, upper = counts[first : last + 1], limits[first : last + 1]
+        ends = limits[max(0, first - 1)].item(), upper[-1].item()
+        number, total, squares = ((kept * upper**power).sum().item() for power in (0, 1, 2))
         writer, tag = self._place(name)
         writer.add_histogram_raw(
-            tag,
-            min=limits[max(0, first - 1)].item(),
-            max=upper[-1].item(),
-            num=int(kept.sum()),
-            sum=(kept * upper).sum().item(),
-            sum_squares=(kept * upper.square()).sum().item(),
-            bucket_limits=upper.tolist(),
-            bucket_counts=kept.tolist(),
-            global_step=step,
+            *(tag, *ends, number, total, squares), upper.tolist(), kept.tolist(), step
         )
 
     @rank_zero_only

@@ -185,8 +185,12 @@ class Evaluation(Callback):
                 scores = self._scores(summary)
             except EvaluationFailed as failure:
                 rank_zero_warn(f"the final evaluation failed: {failure}; the run is complete")
-        amounts = {"steps": trainer.global_step, "tokens": tokens}
-        write_json(run / "results.json", scores | amounts | self._final_metrics(trainer))
+        found = self._final_metrics(trainer)
+        dynamics = {n.removeprefix(DYNAMICS): v for n, v in found.items() if DYNAMICS in n}
+        losses = {name: value for name, value in found.items() if DYNAMICS not in name}
+        results = scores | {"steps": trainer.global_step, "tokens": tokens}
+        results |= {"validation": losses, "dynamics": dynamics}
+        write_json(run / "results.json", results)
         rank_zero_info(f"results: {run / 'results.json'}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -245,21 +249,11 @@ class Evaluation(Callback):
             rank_zero_warn(f"the evaluation of {label} failed: {failure}")
         return summary
 
-    def _final_metrics(self, trainer: pl.Trainer) -> dict[str, dict[str, float]]:
-        """Losses, and the dynamics apart, of the last step.
-
-        Where nothing was left to train they are in the checkpoint.
-        """
-        found: dict[str, float] = {}
+    def _final_metrics(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Those of the last step; where nothing was left to train, from the checkpoint."""
         if trainer.logged_metrics:
-            found = _validation(trainer.logged_metrics)
-        elif self._last["step"] == trainer.global_step:
-            found = self._last["metrics"]
-        dynamics = [name for name in found if name.startswith(DYNAMICS)]
-        return {
-            "validation": {name: v for name, v in found.items() if name not in dynamics},
-            "dynamics": {name.removeprefix(DYNAMICS): found[name] for name in dynamics},
-        }
+            return _validation(trainer.logged_metrics)
+        return self._last["metrics"] if self._last["step"] == trainer.global_step else {}
 
     def _scores(self, summary: Summary) -> dict[str, Any]:
         """Accuracies by model; of several benchmarks, by ``BENCHMARK/MODEL``."""

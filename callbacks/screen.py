@@ -28,8 +28,8 @@ class ValidationTable(Callback):
         first.add_row("loss", *(_shown(found[LOSSES[name]]) for name in branches))
         others = _table("between branches", ["value"])
         named = curves(full=True, weak="weak" in branches)
-        recorded = pl_module.dynamics.level != "off"
-        for quantity in dict.fromkeys((*FIRST, *named)) if recorded else ():
+        off = pl_module.dynamics.level == "off"
+        for quantity in () if off else dict.fromkeys((*FIRST, *named)):
             values = {of: _shown(found[f"val/dynamics/{quantity}/{of}"]) for of in named[quantity]}
             words = quantity.replace("_", " ")
             if set(values) <= set(branches):

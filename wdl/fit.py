@@ -192,9 +192,7 @@ class WeakDrivenCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and nothing else anywhere."""
         runs, name = (self._get(self.config, key) for key in ("runs", "name"))
-        logger: BranchLogger | bool = False
-        if self.subcommand == "fit":
-            logger = BranchLogger(runs, name)
+        logger = BranchLogger(runs, name) if self.subcommand == "fit" else False
         # where Lightning looks for what SLURM interrupted; not among what lies in this folder
         root = str(Path(runs, name))
         return super().instantiate_trainer(logger=logger, default_root_dir=root, **kwargs)

@@ -136,9 +136,8 @@ def weighted_values(
 def _describe(statistics: LogitStatistics, vocabulary: int) -> dict[str, Tensor]:
     known = {name: value for name, value in statistics._asdict().items() if value is not None}
     known["margin"] = statistics.target - statistics.non_target_mean
-    if statistics.std is not None:
+    if statistics.std is not None and statistics.p_target is not None:
         known["centred_norm"] = vocabulary**0.5 * statistics.std
-    if statistics.p_target is not None:
         known["saturation"] = (statistics.p_target > SATURATED).float()
     return known
 
