@@ -40,6 +40,7 @@ from wdl.training.pair import Pair
 from wdl.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
+DYNAMICS = "val/dynamics/"
 
 
 class Evaluation(Callback):
@@ -165,26 +166,28 @@ class Evaluation(Callback):
         run = RunFolder.of_first(trainer)
         data: PlannedDataModule = trainer.datamodule  # type: ignore[attr-defined]
         epochs = trainer.global_step / data.summary.steps
-        results: dict[str, Any] = {
-            "steps": trainer.global_step,
-            "tokens": {"strong_after": round(data.summary.tokens * epochs)},
-            "validation": self._final_metrics(trainer),
-        }
+        tokens = {"strong_after": round(data.summary.tokens * epochs)}
+        scores: dict[str, Any] = {}
         models = _starting_points(pl_module) | {"strong_after": run.strong}
         if self.sft_control:
             control = train_control(run, [*pl_module.control(), *data.control()])
             if control is not None:
                 models[CONTROL] = control.strong
                 trained = json.loads(control.results.read_text())
-                results["tokens"][CONTROL] = trained["tokens"]["strong_after"]
+                tokens[CONTROL] = trained["tokens"]["strong_after"]
         if self.benchmark is not None:
             out = run.evaluation
             try:
                 summary = self._grade(models, out, trainer)
                 write_tensorboard(summary, out, _writer(trainer), trainer.global_step)
-                results |= self._scores(summary)
+                scores = self._scores(summary)
             except EvaluationFailed as failure:
                 rank_zero_warn(f"the final evaluation failed: {failure}; the run is complete")
+        found = self._final_metrics(trainer)
+        dynamics = {n.removeprefix(DYNAMICS): v for n, v in found.items() if DYNAMICS in n}
+        losses = {name: value for name, value in found.items() if DYNAMICS not in name}
+        results = scores | {"steps": trainer.global_step, "tokens": tokens}
+        results |= {"validation": losses, "dynamics": dynamics}
         write_json(run.results, results)
         rank_zero_info(f"results: {run.results}")
 

@@ -15,13 +15,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
 from wdl.callbacks.checkpoints import Checkpoints
-from wdl.callbacks.dynamics import DynamicsCharts
+from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
 from wdl.callbacks.saved_config import SavedConfig
@@ -192,9 +191,7 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and nothing else anywhere."""
         runs, name = (self._get(self.config, key) for key in ("runs", "name"))
-        logger: TensorBoardLogger | bool = False
-        if self.subcommand == "fit":
-            logger = TensorBoardLogger(runs, name=name, default_hp_metric=False)
+        logger = BranchLogger(runs, name) if self.subcommand == "fit" else False
         # where Lightning looks for what SLURM interrupted; not among what lies in this folder
         root = str(Path(runs, name))
         return super().instantiate_trainer(logger=logger, default_root_dir=root, **kwargs)
@@ -230,7 +227,7 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         Pair,
         PlannedDataModule,
         save_config_callback=SavedConfig,
-        trainer_defaults={"callbacks": [DynamicsCharts(), ValidationTable(), StopOnSignal()]},
+        trainer_defaults={"callbacks": [DynamicsHistograms(), ValidationTable(), StopOnSignal()]},
         seed_everything_default=42,
         parser_kwargs={"prog": "wdl"}
         | {verb: {"usage": usage(verb)} for verb in cli.subcommands()},
