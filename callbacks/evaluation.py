@@ -33,6 +33,7 @@ from wdl.generation.engine import TRANSFORMERS, EngineName
 from wdl.generation.engines import find_engine
 from wdl.generation.protocols import find_protocol
 from wdl.generation.vllm_options import VllmOptions
+from wdl.metrics.dynamics import DYNAMICS
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
 from wdl.training.export import write_strong
@@ -40,7 +41,6 @@ from wdl.training.pair import Pair
 from wdl.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
-DYNAMICS = "val/dynamics/"
 
 
 class Evaluation(Callback):

@@ -8,8 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from wdl.metrics.dynamics import BRANCHES, LOSSES, curves
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.metrics.dynamics import BRANCHES, DYNAMICS, LOSSES
 
 FIRST = ("entropy", "margin", "p_target", "saturation")
 
@@ -21,19 +20,23 @@ class ValidationTable(Callback):
         """One process prints."""
         if trainer.state.fn != "validate" or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
-        found = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        found = {name: _shown(value.item()) for name, value in trainer.callback_metrics.items()}
         branches = [name for name in BRANCHES if LOSSES[name] in found]
         first, rest = _table("per completion token", branches), _table("also", branches)
-        first.add_row("loss", *(_shown(found[LOSSES[name]]) for name in branches))
-        others = _table("between branches", ["value"])
-        named = curves(full=True, weak="weak" in branches)
-        off = pl_module.dynamics.level == "off"
-        for quantity in () if off else dict.fromkeys((*FIRST, *named)):
-            values = {of: _shown(found[f"val/dynamics/{quantity}/{of}"]) for of in named[quantity]}
+        first.add_row("loss", *(found[LOSSES[name]] for name in branches))
+        others = _table("besides", ["value"])
+        quantities: dict[str, dict[str, str]] = {name: {} for name in FIRST}
+        for name, value in found.items():
+            if name.startswith(DYNAMICS):
+                quantity, _, of = name.removeprefix(DYNAMICS).partition("/")
+                quantities.setdefault(quantity, {})[of] = value
+            elif name not in LOSSES.values():
+                others.add_row(name, value)
+        for quantity, values in quantities.items():
             words = quantity.replace("_", " ")
-            if set(values) <= set(branches):
-                (first if quantity in FIRST else rest).add_row(words, *values.values())
+            if values and set(values) <= set(branches):
+                own = (values.get(branch, "") for branch in branches)
+                (first if quantity in FIRST else rest).add_row(words, *own)
             else:
                 for of, value in values.items():
                     others.add_row(f"{words}, {of.replace('_', ' ')}", value)
