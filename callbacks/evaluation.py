@@ -35,6 +35,7 @@ from wdl.generation.protocols import find_protocol
 from wdl.generation.vllm_options import VllmOptions
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
+from wdl.system.outcome import leave_outcome
 from wdl.training.export import write_strong
 from wdl.training.weak_driven import WeakDrivenModule
 
@@ -188,6 +189,10 @@ class Evaluation(Callback):
             except EvaluationFailed as failure:
                 rank_zero_warn(f"the final evaluation failed: {failure}; the run is complete")
         write_json(run / "results.json", results)
+        losses = {k: v for k, v in results["validation"].items() if k.endswith("loss")}
+        graded = {f"exact_match/{k}": v for k, v in results.get("exact_match", {}).items()}
+        amounts = {"tokens": results["tokens"]["strong_after"], "steps": results["steps"]}
+        leave_outcome(amounts, losses | graded)
         rank_zero_info(f"results: {run / 'results.json'}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

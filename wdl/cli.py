@@ -29,6 +29,8 @@ VERBS = {
     "pipeline status": "what has become of each stage",
     "tiny": "write the embedded default: tiny Qwen3, tokenizer and arithmetic data",
 }
+# that a launcher may start as several processes; the others would do everything several times
+RANKED = ("fit", "validate", "score")
 # imported on demand, since some of them import torch
 FUNCTIONS = {
     "export": ("wdl.training.export", "export_checkpoint"),
@@ -78,6 +80,8 @@ def _run(args: list[str]) -> None:
     verb, rest = " ".join(args[:length]), args[length:]
     if verb not in VERBS:
         raise UserError(f"{verb}: there is no such verb; choose from {', '.join(VERBS)}")
+    if rank() and verb not in RANKED:
+        raise UserError(f"wdl {verb} is one process, and was started as several; start one")
     if verb in ("fit", "validate"):
         stay_with_first_rank()
         from wdl.fit import run

@@ -27,6 +27,7 @@ from wdl.grading.answers import last_boxed
 from wdl.grading.grader import Grader, Task
 from wdl.system.digests import files_digest
 from wdl.system.files import write_json, write_lines
+from wdl.system.outcome import leave_outcome
 
 BLOCK = 512
 _FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+)</answer>\s*", re.DOTALL)
@@ -52,6 +53,7 @@ def prepare(data: InputPath, out: str, workers: int | None = None, limit: float 
             _judge(files, journal, grader)
         journal.finish()
     print(journal.summary())
+    leave_outcome({"samples": journal.counts["kept"]})
 
 
 def _judge(files: list[Path], journal: "Journal", grader: Grader) -> None:
