@@ -226,6 +226,7 @@ def run(args: list[str]) -> None:
 
 def parse(args: list[str]) -> Any:
     """The configuration that ``args`` (verb first) stand for; nothing is run."""
+    _quieten()
 
     class Configuration(WeakDrivenCLI):
         """Parses, and leaves it at that."""

@@ -90,7 +90,8 @@ def test_stages_behind_launchers(
     fit = (
         f"fit --config {CONFIGS}/sft.yaml --name {{stage}} --runs {{root}} --model.strong {branch}"
         f" --data.path {sums} --data.batch_size 8 --data.micro_batch_size 4 --trainer.devices 2"
-        " --trainer.accelerator cpu --trainer.max_steps 3 --evaluation.benchmark null"
+        " --data.val_fraction 0.2"
+        " --trainer.accelerator cpu --trainer.max_epochs 1 --evaluation.benchmark null"
     )
     score = f"score --model {{sft}}/latest/strong --data {sums} --out {{score}}/e.jsonl"
     torchrun = "torchrun --standalone --nproc_per_node 2 -m"
@@ -106,8 +107,7 @@ def test_stages_behind_launchers(
     assert len(shards) == 2  # one of each process
     assert "launched" in (tmp_path / "runs/pipeline/score/log.txt").read_text()
     fitted, scored = json.loads(Path("runs/pipeline/report.json").read_text())["stages"]
-    assert fitted["throughput"]["steps_per_second"] == round(3 / fitted["seconds"], 3)
-    assert "val/strong_loss" in fitted["metrics"]
+    assert "val/strong_loss" in fitted["metrics"] and "tokens_per_second" in fitted["throughput"]
     assert scored["throughput"]["samples_per_second"] == round(40 / scored["seconds"], 3)
 
 
