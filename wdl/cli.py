@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wdl.errors import UserError
+from wdl.system.imports import without_extras
 from wdl.system.processes import end_with_parent_if_told, rank, stay_with_first_rank
 
 VERBS = {
@@ -84,8 +85,8 @@ def _run(args: list[str]) -> None:
         raise UserError(f"wdl {verb} is one process, and was started as several; start one")
     if verb in ("fit", "validate"):
         stay_with_first_rank()
-        from wdl.fit import run
-
+        with without_extras():
+            from wdl.fit import run
         run(args)
     else:
         function, parser = function_parser(verb)
@@ -117,8 +118,8 @@ def _parse(words: list[str]) -> dict[str, Any]:
         if verb in FUNCTIONS:
             config = function_parser(verb)[1].parse_args(options)
         else:
-            from wdl.fit import parse
-
+            with without_extras():
+                from wdl.fit import parse
             config = parse(words)
     except UserError as error:
         return {"faults": error.lines()}
