@@ -36,6 +36,7 @@ from wdl.generation.vllm_options import VllmOptions
 from wdl.metrics.dynamics import DYNAMICS
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
+from wdl.system.outcome import leave_outcome
 from wdl.training.export import write_strong
 from wdl.training.pair import Pair
 from wdl.training.run_folder import RunFolder
@@ -189,6 +190,9 @@ class Evaluation(Callback):
         results = scores | {"steps": trainer.global_step, "tokens": tokens}
         results |= {"validation": losses, "dynamics": dynamics}
         write_json(run.results, results)
+        graded = {f"exact_match/{k}": v for k, v in scores.get("exact_match", {}).items()}
+        amounts = {"tokens": tokens["strong_after"], "steps": trainer.global_step}
+        leave_outcome(amounts, losses | graded)
         rank_zero_info(f"results: {run.results}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

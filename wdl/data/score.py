@@ -18,6 +18,7 @@ from wdl.data.entropy_table import EntropyTable
 from wdl.data.records import OnBadRow
 from wdl.data.score_store import EntropyStore
 from wdl.errors import UserError
+from wdl.system.outcome import leave_outcome
 
 
 def score(
@@ -74,6 +75,7 @@ def score(
         print(f"{out}: scored already")
     if store.finish(len(samples), others):
         print(f"{len(samples)} entropies: {out}")
+        leave_outcome({"samples": len(samples)})
 
 
 def scoring_device() -> torch.device:

@@ -29,6 +29,7 @@ from wdl.grading.grader import Grader
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.child import ChildFailure
 from wdl.system.files import write_json
+from wdl.system.outcome import leave_outcome
 
 T = TypeVar("T")
 
@@ -89,6 +90,7 @@ def evaluate(
     write_csv(summary, Path(out) / "summary.csv")
     write_plot(summary, Path(out) / "summary.svg")
     print_results(summary)
+    _leave_outcome(results)
     print(f"all answers: {out}")
     if failures:
         raise UserError(
@@ -112,3 +114,13 @@ def _for_all(labels: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
     if faults:
         raise UserError(*faults)
     return results
+
+
+def _leave_outcome(models: dict[str, Any]) -> None:
+    found = {
+        f"{benchmark}/{label}": record["results"]
+        for label, benchmarks in models.items()
+        for benchmark, record in benchmarks.items()
+    }
+    answers = sum(result["answers"] for result in found.values())
+    leave_outcome({"answers": answers}, {name: r["accuracy"] for name, r in found.items()})

@@ -27,6 +27,7 @@ from wdl.grading.grader import Grader, Task
 from wdl.system.digests import files_digest
 from wdl.system.files import write_json, write_lines
 from wdl.system.journal import Journal, explain_difference
+from wdl.system.outcome import leave_outcome
 
 BLOCK = 512
 _FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+)</answer>\s*", re.DOTALL)
@@ -63,6 +64,7 @@ def prepare(data: InputPath, out: str, workers: int | None = None, limit: float 
             write_lines(kept, _numbered(journal.entries()))
     journal_file.unlink(missing_ok=True)
     print(_report(counts, out))
+    leave_outcome({"samples": counts["kept"]})
 
 
 def _judge(files: list[Path], journal: Journal, grader: Grader) -> Counter[str]:
