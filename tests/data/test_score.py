@@ -76,8 +76,8 @@ def test_a_finished_file_is_not_scored_again(
         (["--model", "./nowhere"], "--model: there is no folder"),
         (["--data", "nothing.jsonl"], "nothing.jsonl: there is no such file"),
         (["--max_length", "3"], "holds no sample that is short enough"),
-        (["--max_length", "60"], "h.jsonl: its scores were made with another max_length; delete"),
-        (["--system_prompt", "paper"], "h.jsonl: its scores were made with another system_prompt;"),
+        (["--max_length", "60"], "h.jsonl: it was made with another max_length; results"),
+        (["--system_prompt", "paper"], "h.jsonl: it was made with another system_prompt;"),
         (["--add_to", "h.jsonl"], "--key entropy_0: "),
         (["--add_to", "h9.jsonl"], "h9.jsonl: there is no such file of entropies"),
         (

@@ -117,7 +117,7 @@ def test_scores_of_something_else_are_refused(
     file = tmp_path / "h.jsonl"
     started = EntropyStore(file, {"branch": "a", "mask": 1})
     score(started, samples, pair[0], rank=0, world=99)  # unfinished, even
-    with pytest.raises(UserError, match=f"h.jsonl: its scores were made with {reason}"):
+    with pytest.raises(UserError, match=f"h.jsonl: it was made with {reason}"):
         EntropyStore(file, key)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from wdl.evaluation.views import write_csv, write_plot, write_tensorboard
+from wdl.evaluation.views import COLOUR, write_csv, write_plot, write_tensorboard
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def summary() -> dict[str, Any]:
     }
     return {
         "protocol": {"name": "mine", "version": 2},
-        "models": {"a & b": {"sums": {"results": found, "inputs": {}}}},
+        "models": {"a & $b$": {"sums": {"results": found, "inputs": {}}}},
     }
 
 
@@ -41,23 +42,32 @@ def test_csv(summary: dict[str, Any], tmp_path: Path) -> None:
         "new_tokens": "33.0",
     }
     assert (rows["pass@2"]["low"], rows["pass@2"]["high"]) == ("0.5", "0.875")
-    assert {row["model"] for row in rows.values()} == {"a & b"}
+    assert {row["model"] for row in rows.values()} == {"a & $b$"}
 
 
-def test_plot_is_a_picture_with_the_interval_around_the_accuracy(
+def test_plot_shows_the_interval_around_the_accuracy(
     summary: dict[str, Any], tmp_path: Path
 ) -> None:
     write_plot(summary, tmp_path / "s.svg")
-    tree = ElementTree.parse(tmp_path / "s.svg")
+    picture = (tmp_path / "s.svg").read_text()
+    tree = ElementTree.fromstring(picture)
     name = "{http://www.w3.org/2000/svg}"
     texts = [text.text for text in tree.iter(f"{name}text")]
-    assert {"a & b · sums", "50.0%"} <= set(texts)
-    (circle,) = tree.iter(f"{name}circle")
-    line = list(tree.iter(f"{name}line"))[-1]
-    left, middle, right = (
-        float(mark) for mark in (line.attrib["x1"], circle.attrib["cx"], line.attrib["x2"])
+    assert "a & $b$ · sums   50.0%" in texts
+    (line,) = (
+        [float(x) for x in re.findall(r"[ML] (\S+)", path.attrib["d"])]
+        for path in tree.iter(f"{name}path")
+        if COLOUR in path.attrib.get("style", "") and "clip-path" in path.attrib
     )
-    assert middle - left == right - middle > 0
+    (mark,) = (
+        float(use.attrib["x"])
+        for use in tree.iter(f"{name}use")
+        if COLOUR in use.attrib.get("style", "")
+    )
+    assert mark - line[0] == pytest.approx(line[1] - mark)
+    assert line[0] < mark
+    write_plot(summary, tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text() == picture
 
 
 def test_tensorboard(summary: dict[str, Any], tmp_path: Path) -> None:
@@ -68,8 +78,8 @@ def test_tensorboard(summary: dict[str, Any], tmp_path: Path) -> None:
         "answer": "two",
         "reference": "2",
     }
-    (tmp_path / "a & b").mkdir()
-    (tmp_path / "a & b" / "sums.jsonl").write_text(json.dumps(answer) + "\n")
+    (tmp_path / "a & $b$").mkdir()
+    (tmp_path / "a & $b$" / "sums.jsonl").write_text(json.dumps(answer) + "\n")
     with SummaryWriter(tmp_path / "events") as writer:
         write_tensorboard(summary, tmp_path, writer, step=7)
     events = EventAccumulator(str(tmp_path / "events"))

@@ -60,7 +60,7 @@ def problem_set(file: Path, name: str) -> ProblemSet:
 
 
 def collect(parts: Iterator[list[Generation]]) -> dict[tuple[str, int], Generation]:
-    return {generation.key: generation for part in parts for generation in part}
+    return {(one.id, one.sample): one for part in parts for one in part}
 
 
 def gap_where_they_part(

@@ -1,7 +1,7 @@
 """Objects that users define in YAML files of their own: benchmarks, protocols, engines, graders."""
 
-from collections.abc import Callable
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -9,7 +9,6 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from jsonargparse import ArgumentParser, ParserError
 
 from wdl.config.parser import check_syntax
@@ -24,9 +23,13 @@ def read_definition(path: Path, kind: type[T]) -> T:
     Raises:
         UserError: There is no such file, or a key is unknown, missing or of the wrong type.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; check the path")
+    check_syntax([path])
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
-    return kind(**_instantiate(parser, path, _read(path)))
+    with _faults_of(path):
+        return kind(**parser.instantiate(parser.parse_path(str(path))).as_dict())
 
 
 def read_class(path: Path, base: type[T]) -> Callable[[str], T]:
@@ -52,7 +55,8 @@ def read_class(path: Path, base: type[T]) -> Callable[[str], T]:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(found, skip={1})
-    return partial(found, **_instantiate(parser, path, named.init_args))
+    with _faults_of(path), chdir(path.parent):
+        return partial(found, **parser.instantiate(parser.parse_object(named.init_args)).as_dict())
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,9 @@ class _Class:
     init_args: dict[str, Any] = field(default_factory=dict)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file; check the path")
-    check_syntax([path])
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
-def _instantiate(parser: ArgumentParser, path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Objects from ``values``, whose paths are meant from the folder of ``path``."""
+@contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
     try:
-        with chdir(path.parent):
-            return parser.instantiate(parser.parse_object(values)).as_dict()
+        yield
     except ParserError as error:
         raise UserError(f"{path}: {error}") from None

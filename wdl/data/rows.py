@@ -55,13 +55,11 @@ class HubData:
         split: Which of its splits, or several as ``train+test``.
         streams: Whether rows come as they are read. Otherwise the whole set is downloaded first,
             and is there without a network later on.
-        remedy: What to do if it cannot be read.
     """
 
     name: str
     split: str = "train"
     streams: bool = True
-    remedy: str = "check data.path"
 
     def __str__(self) -> str:
         return self.name
@@ -95,7 +93,8 @@ class HubData:
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(
             f"{self.name}: there is no such file, and as a data set of the hub it cannot be read "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); {self.remedy}"
+            f"({type(error).__name__}: {' '.join(str(error).split())}); check the name and the "
+            "network, or give a local file"
         )
 
 

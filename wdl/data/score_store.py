@@ -26,7 +26,7 @@ from wdl.data.entropy_table import EntropyTable
 from wdl.errors import UserError
 from wdl.losses.entropy import token_entropy
 from wdl.system.files import write_json
-from wdl.system.journal import Journal, JournalInUse, differing, read_entries
+from wdl.system.journal import Journal, JournalInUse, read_entries, refuse_other
 
 TOKENS_PER_BATCH = 16_384
 
@@ -66,17 +66,8 @@ class EntropyStore:
         self.field = field
         self._parts = file.with_name(f".{file.name}.parts")
         self._key_file = file.with_name(f".{file.name}.key.json")
-        self._check_key()
-
-    def _check_key(self) -> None:
         if self._key_file.is_file():
-            found = json.loads(self._key_file.read_text())
-            if found != self.key:
-                raise UserError(
-                    f"{self.file}: its scores were made with another "
-                    f"{differing(found, self.key)}; delete it and {self._key_file.name}, or "
-                    "choose another file"
-                )
+            refuse_other(self.file, json.loads(self._key_file.read_text()), self.key)
         elif self.file.exists():
             raise UserError(
                 f"{self.file}: nothing says what its scores are of ({self._key_file.name} is not "

@@ -15,8 +15,8 @@ from wdl.evaluation.sources import ProblemSet
 from wdl.generation.engine import Engine, Request, Sampling
 from wdl.generation.protocols import Protocol
 from wdl.grading.grader import BaseGrader, Task
-from wdl.system.files import write_json, write_text
-from wdl.system.journal import Journal, explain_difference
+from wdl.system.files import write_json, write_lines
+from wdl.system.journal import Journal, refuse_other
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,14 @@ def run_jobs(
         ChildFailure: The engine crashed or hung. What it had finished is kept.
     """
     with closing(engine):
-        return {
-            job.problems.benchmark.name: _run_job(
-                replace(job, inputs=described | job.inputs),
-                engine,
-                out,
-                job.problems.benchmark.grader or grader,
-            )
-            for job in jobs
-        }
+        whole = (replace(job, inputs=described | job.inputs) for job in jobs)
+        return {job.problems.benchmark.name: _run_job(job, engine, out, grader) for job in whole}
 
 
 def _run_job(job: Job, engine: Engine, out: Path, grader: BaseGrader) -> dict[str, Any]:
     record = out / job.label / f"{job.problems.benchmark.name}.json"
     journal_file = record.with_suffix(".journal.jsonl")
+    grader = job.problems.benchmark.grader or grader
     inputs = job.inputs | {"grader": grader.describe()}
     result = _finished(record, inputs)
     if result is not None:
@@ -96,8 +90,8 @@ def _run_job(job: Job, engine: Engine, out: Path, grader: BaseGrader) -> dict[st
         with Journal(journal_file, job.inputs) as journal:
             entries = _generate(job, journal, engine)
         answers = _grade(job, entries, grader)
-        lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
-        write_text(record.with_suffix(".jsonl"), "".join(lines))
+        lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+        write_lines(record.with_suffix(".jsonl"), lines)
         result = {"results": summarise(answers), "inputs": inputs}
         write_json(record, result)
     journal_file.unlink(missing_ok=True)
@@ -109,8 +103,7 @@ def _finished(record: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     if not record.is_file():
         return None
     earlier = json.loads(record.read_text())
-    if earlier["inputs"] != inputs:
-        raise UserError(f"{record}: {explain_difference(earlier['inputs'], inputs)}")
+    refuse_other(record, earlier["inputs"], inputs)
     return earlier
 
 

@@ -14,10 +14,9 @@ writes
     OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
 """
 
-from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from wdl.errors import UserError
 from wdl.evaluation.report import print_results
@@ -30,8 +29,6 @@ from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.child import ChildFailure
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
-
-T = TypeVar("T")
 
 
 def evaluate(
@@ -69,9 +66,16 @@ def evaluate(
     models = parse_models(model)
     sets = load_data(find_benchmarks(benchmarks), data)
     make = find_engine(engine, vllm)
-    engines = _for_all(models, lambda label: make(models[label]))
-    jobs = _for_all(models, lambda label: prepare(label, engines[label], sets, chosen))
-    described = _for_all(models, lambda label: engines[label].describe())
+    engines, jobs, faults = {}, {}, list[str]()
+    for label, source in models.items():
+        try:
+            engines[label] = make(source)
+            jobs[label] = prepare(label, engines[label], sets, chosen)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(*faults)
+    described = {label: engine.describe() for label, engine in engines.items()}
     results: dict[str, Any] = {}
     failures: dict[str, str] = {}
     with ExitStack() as stack:
@@ -100,20 +104,6 @@ def evaluate(
                 for label, failure in failures.items()
             )
         )
-
-
-def _for_all(labels: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
-    """What ``work`` makes of each label; all that is wrong with any of them is said at once."""
-    results: dict[str, T] = {}
-    faults: list[str] = []
-    for label in labels:
-        try:
-            results[label] = work(label)
-        except UserError as error:
-            faults += error.faults
-    if faults:
-        raise UserError(*faults)
-    return results
 
 
 def _leave_outcome(models: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Literal, cast
 
 from jsonargparse.typing import register_type
 
-FinishReason = Literal["stop", "length"]
 Key = tuple[str, int]
 
 
@@ -29,7 +28,7 @@ def _engine_name(value: str) -> str:
     if value.endswith((".yaml", ".yml")):
         return EngineName(os.path.abspath(os.path.expanduser(value)))
     if value not in ("transformers", "vllm"):
-        raise ValueError("choose from transformers, vllm, or give a YAML file")
+        raise ValueError(f"{value!r}; choose from transformers, vllm, or give a YAML file")
     return value
 
 
@@ -66,13 +65,8 @@ class Generation:
     id: str
     sample: int
     completion: str
-    finish_reason: FinishReason
+    finish_reason: Literal["stop", "length"]
     new_tokens: int
-
-    @property
-    def key(self) -> Key:
-        """The key of the request that it answers."""
-        return self.id, self.sample
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,8 @@ class LocalEngine(Engine):
 
     def describe(self) -> dict[str, Any]:
         """Digest of the model, and the engine."""
-        folder = Path(self.source)
-        if folder.is_dir() and (fault := _fault_of_weights(folder)):
-            raise UserError(f"--model {self.source}: {fault}")
+        if (folder := Path(self.source)).is_dir():
+            _check_weights(folder)
         return {"model_sha256": model_digest(self.source), "engine": self.software()}
 
     def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
@@ -115,14 +114,15 @@ class LocalEngine(Engine):
         )
 
 
-def _fault_of_weights(folder: Path) -> str | None:
-    """What is wrong with the weights in a folder, such as that a copy was cut off."""
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder without weights, or with some that were cut off or overwritten."""
     if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-        return "the folder holds no weights; give a trained model"
+        raise UserError(f"--model: {folder} holds no weights; give a trained model")
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="np"):
                 pass
         except SafetensorError as error:
-            return f"{file.name} is damaged ({error}); copy or export the model again"
-    return None
+            raise UserError(
+                f"--model: {file} is damaged ({error}); copy or export the model again"
+            ) from None

@@ -60,7 +60,7 @@ class TransformersEngine(LocalEngine):
             missing = {prompt.request.key for prompt in batch} - set(done)
             if missing:
                 for ended in self._decode(batch, sampling):
-                    yield [answer for answer in ended if answer.key in missing]
+                    yield [one for one in ended if (one.id, one.sample) in missing]
 
     def close(self) -> None:
         """Let go of the model."""

@@ -73,7 +73,7 @@ class VllmEngine(LocalEngine):
     def __init__(self, source: str, options: VllmOptions) -> None:
         super().__init__(source)
         self.options = options
-        self.device = describe_vllm(options)["device"]
+        describe_vllm(options)  # refuses them if there is no vLLM
         self._children: list[Child] = []
 
     def software(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class VllmEngine(LocalEngine):
             "max_num_seqs": self.options.max_num_seqs,
             "tensor_parallel_size": self.options.tensor_parallel_size,
             "gpu_memory_utilization": self.options.gpu_memory_utilization,
-            "enforce_eager": self.device == "cpu",
+            "enforce_eager": self.software()["device"] == "cpu",
         }
         if self.options.tensor_parallel_size == 1:
             arguments["distributed_executor_backend"] = "uni"

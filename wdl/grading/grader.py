@@ -65,10 +65,10 @@ class Grade:
 
 
 class BaseGrader(ABC):
-    """Whatever can say whether answers are right. Making one is cheap.
+    """Whatever can say whether answers are right.
 
-    One of your own is a class derived from this, in a module that Python finds, such as a file in
-    the current folder; a benchmark's YAML names it by ``grader.class_path``.
+    One of your own is a class in a module that Python finds, such as a file in the current folder;
+    a benchmark's YAML names it by ``grader.class_path``.
     """
 
     @abstractmethod

@@ -156,10 +156,7 @@ def _rows(benchmark: Benchmark, file: Path | None, faults: list[str]) -> Iterato
         raise UserError(
             f"--benchmarks {benchmark.name}: it is on no hub; give its file with --data"
         )
-    remedy = f"give {benchmark.name} as a local file with --data"
-    parts = (
-        HubData(f"{benchmark.hub}:{config}", benchmark.split, streams=False, remedy=remedy)
-        for config in benchmark.configs
-    )
+    names = (f"{benchmark.hub}:{config}" for config in benchmark.configs)
+    parts = (HubData(name, benchmark.split, streams=False) for name in names)
     rows = chain.from_iterable(rows_of(part, faults) for part in parts)
     return enumerate((row for _, row in rows), start=1)

@@ -14,27 +14,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
 from wdl.config.paths import InputPath
 from wdl.data.records import parse_row
 from wdl.data.rows import Faults, RowError, data_files, rows_of
-from wdl.errors import UserError
 from wdl.grading.answers import last_boxed
 from wdl.grading.grader import Grader, Task
 from wdl.system.digests import files_digest
 from wdl.system.files import write_json, write_lines
-from wdl.system.journal import Journal, explain_difference
+from wdl.system.journal import Journal, refuse_other
 from wdl.system.outcome import leave_outcome
 
 BLOCK = 512
 _FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+)</answer>\s*", re.DOTALL)
-
-Verdict = Literal[
-    "kept", "broken row", "no reference", "other format", "wrong answer", "could not grade"
-]
 
 
 def prepare(data: InputPath, out: str, workers: int | None = None, limit: float = 10.0) -> None:
@@ -52,9 +47,8 @@ def prepare(data: InputPath, out: str, workers: int | None = None, limit: float 
     summary = kept.with_name(f"{kept.name}.summary.json")
     journal_file = kept.with_name(f".{kept.name}.journal")
     if kept.exists():
-        found = json.loads(summary.read_text()) if summary.exists() else {}
-        if found.get("key") != key:
-            raise UserError(f"{out}: {explain_difference(found.get('key', {}), key)}")
+        found = json.loads(summary.read_text()) if summary.exists() else {"key": {}}
+        refuse_other(kept, found["key"], key)
         counts = Counter(found["rows"])
     else:
         with Journal(journal_file, key) as journal:
@@ -82,11 +76,8 @@ def _judge(files: list[Path], journal: Journal, grader: Grader) -> Counter[str]:
     with tqdm(unit=" rows", desc="verifying", initial=counts.total()) as bar:
         for block in iter(lambda: list(islice(rows, BLOCK)), []):
             verdicts = _verdicts(block, grader)
-            kept = [
-                _conversation(row)
-                for row, verdict in zip(block, verdicts, strict=True)
-                if verdict == "kept"
-            ]
+            judged = zip(block, verdicts, strict=True)
+            kept = [_conversation(row) for row, verdict in judged if verdict == "kept"]
             journal.append([{"verdicts": Counter(verdicts), "kept": kept}])
             counts.update(verdicts)
             bar.update(len(block))
@@ -113,18 +104,18 @@ def _report(counts: Counter[str], out: str) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(rows: list[Any], grader: Grader) -> list[Verdict]:
-    found: list[Verdict | Task] = [_look(row) for row in rows]
+def _verdicts(rows: list[Any], grader: Grader) -> list[str]:
+    found = [_look(row) for row in rows]
     tasks = [task for task in found if isinstance(task, Task)]
     grades = iter(grader.grade(tasks))
-    names: dict[str, Verdict] = {"correct": "kept", "could_not_grade": "could not grade"}
+    names = {"correct": "kept", "could_not_grade": "could not grade"}
     return [
         names.get(next(grades).status, "wrong answer") if isinstance(one, Task) else one
         for one in found
     ]
 
 
-def _look(row: Any) -> Verdict | Task:
+def _look(row: Any) -> str | Task:
     """What can be said of a row at a glance, or what is to be verified."""
     try:
         record = parse_row(row, default_idx=0)

@@ -9,8 +9,6 @@ from typing import Any
 
 from wdl.errors import UserError
 
-_BLOCK = 1 << 16
-
 
 class JournalInUse(UserError):
     """Another process is writing to the journal."""
@@ -40,14 +38,18 @@ class Journal:
             self._stream.close()
             fault = f"{path}: another process is writing here; choose another --out"
             raise JournalInUse(fault) from None
-        self._stream.truncate(self._end_of_last_line())
+        self._stream.seek(0)
+        self._stream.truncate(sum(len(line) for line in self._stream if line.endswith(b"\n")))
         self._stream.seek(0)
         first = self._stream.readline()
         if not first:
             self.append([inputs])
-        elif (began_with := json.loads(first)) != inputs:
+            return
+        try:
+            refuse_other(path, json.loads(first), inputs)
+        except UserError:
             self._stream.close()
-            raise UserError(f"{path}: {explain_difference(began_with, inputs)}")
+            raise
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Everything that was appended, by earlier runs too, in order."""
@@ -59,18 +61,6 @@ class Journal:
         self._stream.write(lines.encode())
         self._stream.flush()
         os.fsync(self._stream.fileno())
-
-    def _end_of_last_line(self) -> int:
-        """Bytes up to the last line break."""
-        end = self._stream.seek(0, os.SEEK_END)
-        while end:
-            start = max(end - _BLOCK, 0)
-            self._stream.seek(start)
-            found = self._stream.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            end = start
-        return 0
 
     def __enter__(self) -> "Journal":
         return self
@@ -86,15 +76,15 @@ def read_entries(path: Path) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
 
 
-def differing(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """The names of the inputs that are not the same, in a list."""
-    names = sorted(before.keys() | now.keys())
-    return ", ".join(name for name in names if before.get(name) != now.get(name))
+def refuse_other(place: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Do not go on with what was made from other inputs.
 
-
-def explain_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In which inputs an earlier result differs from this run, and what to do."""
-    return (
-        f"it was made with another {differing(before, now)}; results are never mixed or "
-        "overwritten, choose another --out"
-    )
+    Raises:
+        UserError: ``before`` is not ``now``.
+    """
+    names = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if names:
+        raise UserError(
+            f"{place}: it was made with another {', '.join(names)}; results are never mixed or "
+            "overwritten, choose another --out"
+        )
