@@ -68,7 +68,7 @@ def without_extras() -> Iterator[None]:
     def is_wanted(requirement: RequirementCache) -> bool:
         return not str(requirement.requirement).startswith(_EXTRAS) and is_there(requirement)
 
-    RequirementCache.__bool__ = is_wanted  # type: ignore[method-assign]
+    RequirementCache.__bool__ = is_wanted  # type: ignore[method-assign,assignment]
     sys.modules.setdefault(_COMPILER, _LaterCompiler(_COMPILER))
     try:
         yield
