@@ -185,3 +185,12 @@ def test_other_processes_than_torchrun_started(
     printed = fails(capsys, "fit", "--config", JOINT)
     assert "trainer.devices, trainer.num_nodes: You set `devices=1`" in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_one_process_of_a_verb_that_is_one_process_is_enough(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wdl.cli.time.sleep", lambda _: None)
+    monkeypatch.setenv("RANK", "1")
+    printed = fails(capsys, "compare", "a", "b")
+    assert "process 1: wdl compare is one process, and was started as several" in printed

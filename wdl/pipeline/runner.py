@@ -70,15 +70,13 @@ def check_launchers(steps: Sequence[Step]) -> None:
     Raises:
         UserError: One is not there; one line for each stage.
     """
-    missing = [step for step in steps if step.launcher and not find_program(step.launcher[0])]
-    if missing:
-        raise UserError(
-            *(
-                f"stage {step.name}: launcher: there is no program {step.launcher[0]}; install it, "
-                "correct its name, or leave the launcher out"
-                for step in missing
-            )
-        )
+    faults = [
+        f"stage {step.name}: launcher: there is no program {step.launcher[0]}; correct or drop it"
+        for step in steps
+        if step.launcher and not find_program(step.launcher[0])
+    ]
+    if faults:
+        raise UserError(*faults)
 
 
 def _run(
