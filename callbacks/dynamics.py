@@ -82,8 +82,9 @@ class DynamicsHistograms(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the module forgets what it has seen; every process takes part in the sum."""
-        assert isinstance(pl_module, WeakDrivenModule)
-        if pl_module.dynamics.level == "off" or not isinstance(trainer.logger, BranchLogger):
+        if not isinstance(pl_module, WeakDrivenModule) or pl_module.dynamics.level == "off":
+            return
+        if not isinstance(trainer.logger, BranchLogger):
             return
         for name, counts in pl_module.val_dynamics.compute().histograms.items():
             if counts.any():

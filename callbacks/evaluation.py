@@ -24,7 +24,7 @@ from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
 
 from wdl.config.paths import ModelSource
-from wdl.data.weak_driven import WeakDrivenDataModule
+from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
 from wdl.evaluation.jobs import render_all
@@ -36,7 +36,8 @@ from wdl.generation.vllm_options import VllmOptions
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
 from wdl.training.export import write_strong
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.training.pair import Pair
+from wdl.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
 DYNAMICS = "val/dynamics/"
@@ -136,14 +137,13 @@ class Evaluation(Callback):
         every = self.every_n_validations
         if self.benchmark is None or every is None or self._validations % every:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
+        assert isinstance(pl_module, Pair)
         self._grade_now(trainer, pl_module)
 
-    def _grade_now(self, trainer: pl.Trainer, module: WeakDrivenModule) -> None:
+    def _grade_now(self, trainer: pl.Trainer, module: Pair) -> None:
         """Every process takes part in the export; the others wait for the grades."""
-        assert trainer.log_dir is not None
         step = trainer.global_step
-        out = Path(trainer.log_dir) / "evaluation" / f"step={step}"
+        out = RunFolder.of(trainer).evaluation_at(step)
         model = out / "model"
         torch.cuda.empty_cache()  # what no tensor uses is room for the engine
         try:
@@ -163,22 +163,21 @@ class Evaluation(Callback):
         """On one process, after the strategy has given back its memory."""
         if trainer.interrupted or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
-        assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir would wait for all
-        run = Path(trainer.logger.log_dir)
-        data: WeakDrivenDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, Pair)
+        run = RunFolder.of_first(trainer)
+        data: PlannedDataModule = trainer.datamodule  # type: ignore[attr-defined]
         epochs = trainer.global_step / data.summary.steps
         tokens = {"strong_after": round(data.summary.tokens * epochs)}
         scores: dict[str, Any] = {}
-        models = _starting_points(pl_module) | {"strong_after": run / "strong"}
+        models = _starting_points(pl_module) | {"strong_after": run.strong}
         if self.sft_control:
-            control = train_control(run, data.summary.tokens)
+            control = train_control(run, [*pl_module.control(), *data.control()])
             if control is not None:
-                models[CONTROL] = control / "strong"
-                trained = json.loads((control / "results.json").read_text())
+                models[CONTROL] = control.strong
+                trained = json.loads(control.results.read_text())
                 tokens[CONTROL] = trained["tokens"]["strong_after"]
         if self.benchmark is not None:
-            out = run / "evaluation"
+            out = run.evaluation
             try:
                 summary = self._grade(models, out, trainer)
                 write_tensorboard(summary, out, _writer(trainer), trainer.global_step)
@@ -190,8 +189,8 @@ class Evaluation(Callback):
         losses = {name: value for name, value in found.items() if DYNAMICS not in name}
         results = scores | {"steps": trainer.global_step, "tokens": tokens}
         results |= {"validation": losses, "dynamics": dynamics}
-        write_json(run / "results.json", results)
-        rank_zero_info(f"results: {run / 'results.json'}")
+        write_json(run.results, results)
+        rank_zero_info(f"results: {run.results}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Of ``wdl validate``: grade when the metrics are on the screen and memory is free.
@@ -201,7 +200,7 @@ class Evaluation(Callback):
         """
         if stage != "validate" or self.benchmark is None or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
+        assert isinstance(pl_module, Pair)
         checkpoint = trainer.ckpt_path
         if checkpoint is None and self.out is None:
             rank_zero_info(
@@ -274,7 +273,7 @@ class Evaluation(Callback):
         }
 
 
-def _starting_points(module: WeakDrivenModule) -> dict[str, str | Path]:
+def _starting_points(module: Pair) -> dict[str, str | Path]:
     """The branches as they were before the fit."""
     starts = {"weak": module.sources["weak"]} if "weak" in module.sources else {}
     if module.pretrained:

@@ -8,10 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from wdl.metrics.dynamics import BRANCHES, LOSSES, curves
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.metrics.dynamics import BRANCHES, LOSSES
 
-FIRST = ("entropy", "margin", "p_target", "saturation")
+FIRST = ("loss", "entropy", "margin", "p_target", "saturation")
 
 
 class ValidationTable(Callback):
@@ -21,22 +20,24 @@ class ValidationTable(Callback):
         """One process prints."""
         if trainer.state.fn != "validate" or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
-        found = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        branches = [name for name in BRANCHES if LOSSES[name] in found]
+        shorter = {name: f"loss/{branch}" for branch, name in LOSSES.items()}
+        found: dict[str, dict[str, str]] = {}
+        for name, value in trainer.callback_metrics.items():
+            short = shorter.get(name, name.removeprefix("val/").removeprefix("dynamics/"))
+            quantity, _, of = short.rpartition("/")
+            found.setdefault(quantity, {})[of] = _shown(value.item())
+        branches = [of for of in BRANCHES if any(of in values for values in found.values())]
         first, rest = _table("per completion token", branches), _table("also", branches)
-        first.add_row("loss", *(_shown(found[LOSSES[name]]) for name in branches))
-        others = _table("between branches", ["value"])
-        named = curves(full=True, weak="weak" in branches)
-        off = pl_module.dynamics.level == "off"
-        for quantity in () if off else dict.fromkeys((*FIRST, *named)):
-            values = {of: _shown(found[f"val/dynamics/{quantity}/{of}"]) for of in named[quantity]}
-            words = quantity.replace("_", " ")
+        others = _table("other", ["value"])
+        for quantity in sorted(found, key=(*FIRST, *found).index):
+            values = found[quantity]
             if set(values) <= set(branches):
-                (first if quantity in FIRST else rest).add_row(words, *values.values())
+                row = (quantity.replace("_", " "), *(values.get(of, "") for of in branches))
+                (first if quantity in FIRST else rest).add_row(*row)
             else:
-                for of, value in values.items():
-                    others.add_row(f"{words}, {of.replace('_', ' ')}", value)
+                for of, shown in values.items():
+                    label = f"{quantity}, {of}" if quantity else of
+                    others.add_row(label.replace("_", " "), shown)
         console = Console(width=80)  # in a narrower terminal a row is broken, and no number cut
         for table in (first, rest, others):
             if table.row_count:
