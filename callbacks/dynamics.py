@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wdl.metrics.dynamics import BRANCHES, EDGES, LOSSES
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.training.pair import Pair
 
 
 class BranchLogger(TensorBoardLogger):
@@ -82,11 +82,8 @@ class DynamicsHistograms(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the module forgets what it has seen; every process takes part in the sum."""
-        if not isinstance(pl_module, WeakDrivenModule) or pl_module.dynamics.level == "off":
-            return
-        if not isinstance(trainer.logger, BranchLogger):
-            return
-        for name, counts in pl_module.val_dynamics.compute().histograms.items():
-            if counts.any():
+        assert isinstance(pl_module, Pair)
+        for name, counts in pl_module.histograms().items():
+            if counts.any() and isinstance(trainer.logger, BranchLogger):
                 step = trainer.global_step - 1
                 trainer.logger.log_histogram(f"histograms/{name}", counts.cpu(), step)

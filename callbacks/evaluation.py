@@ -18,7 +18,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
-from transformers import AutoTokenizer
 from wdl.callbacks.control import CONTROL, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
@@ -27,20 +26,22 @@ from wdl.config.paths import ModelSource
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
-from wdl.evaluation.jobs import render_all
+from wdl.evaluation.jobs import prepare
 from wdl.evaluation.sources import Sources, load_data
 from wdl.evaluation.views import write_tensorboard
-from wdl.generation.engines import EngineName, describe_engine
+from wdl.generation.engine import TRANSFORMERS, EngineName
+from wdl.generation.engines import find_engine
 from wdl.generation.protocols import find_protocol
 from wdl.generation.vllm_options import VllmOptions
+from wdl.metrics.dynamics import DYNAMICS
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
+from wdl.system.outcome import leave_outcome
 from wdl.training.export import write_strong
 from wdl.training.pair import Pair
 from wdl.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
-DYNAMICS = "val/dynamics/"
 
 
 class Evaluation(Callback):
@@ -58,7 +59,7 @@ class Evaluation(Callback):
         benchmark: What is graded, as in ``wdl evaluate --benchmarks``; null grades nothing.
         data: The benchmark's problems, as in ``wdl evaluate --data``.
         protocol: How answers are generated, as in ``wdl evaluate --protocol``.
-        engine: What generates: transformers for tiny models, vllm for all others.
+        engine: What generates, as in ``wdl evaluate --engine``.
         vllm: Where vLLM is and what it may use. While a fit goes on, the model that trains stays
             on the accelerators: ``gpu_memory_utilization`` must fit beside it.
         every_n_validations: Also grade the strong branch after every n-th validation of a fit,
@@ -74,7 +75,7 @@ class Evaluation(Callback):
         benchmark: str | None = None,
         data: Sources | None = None,
         protocol: str = "quick",
-        engine: EngineName = "transformers",
+        engine: EngineName = TRANSFORMERS,
         vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
         every_n_validations: int | None = None,
         limit: float | None = 14400.0,
@@ -88,7 +89,7 @@ class Evaluation(Callback):
         self.benchmark = benchmark
         self.data = data
         self.protocol = protocol
-        self.engine: EngineName = engine
+        self.engine = engine
         self.vllm = vllm
         self.every_n_validations = every_n_validations
         self.limit = limit
@@ -112,9 +113,8 @@ class Evaluation(Callback):
         try:
             protocol = find_protocol(self.protocol)
             sets = load_data(find_benchmarks(self.benchmark), self.data)
-            describe_engine(self.engine, self.vllm)
-            tokenizer = AutoTokenizer.from_pretrained(strong)
-            render_all("model.strong", strong, sets, protocol, tokenizer)
+            engine = find_engine(self.engine, self.vllm)(strong)
+            prepare("model.strong", engine, sets, protocol)
         except UserError as error:
             faults = [f"evaluation: {fault}" for fault in error.faults]
             raise UserError(*faults, total=error.total) from error
@@ -190,6 +190,9 @@ class Evaluation(Callback):
         results = scores | {"steps": trainer.global_step, "tokens": tokens}
         results |= {"validation": losses, "dynamics": dynamics}
         write_json(run.results, results)
+        graded = {f"exact_match/{k}": v for k, v in scores.get("exact_match", {}).items()}
+        amounts = {"tokens": tokens["strong_after"], "steps": trainer.global_step}
+        leave_outcome(amounts, losses | graded)
         rank_zero_info(f"results: {run.results}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -8,9 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from wdl.metrics.dynamics import BRANCHES, LOSSES
+from wdl.metrics.dynamics import BRANCHES, DYNAMICS, LOSSES
 
-FIRST = ("loss", "entropy", "margin", "p_target", "saturation")
+FIRST = ("entropy", "margin", "p_target", "saturation")
 
 
 class ValidationTable(Callback):
@@ -20,24 +20,26 @@ class ValidationTable(Callback):
         """One process prints."""
         if trainer.state.fn != "validate" or not trainer.is_global_zero:
             return
-        shorter = {name: f"loss/{branch}" for branch, name in LOSSES.items()}
-        found: dict[str, dict[str, str]] = {}
-        for name, value in trainer.callback_metrics.items():
-            short = shorter.get(name, name.removeprefix("val/").removeprefix("dynamics/"))
-            quantity, _, of = short.rpartition("/")
-            found.setdefault(quantity, {})[of] = _shown(value.item())
-        branches = [of for of in BRANCHES if any(of in values for values in found.values())]
+        found = {name: _shown(value.item()) for name, value in trainer.callback_metrics.items()}
+        branches = [name for name in BRANCHES if LOSSES[name] in found]
         first, rest = _table("per completion token", branches), _table("also", branches)
-        others = _table("other", ["value"])
-        for quantity in sorted(found, key=(*FIRST, *found).index):
-            values = found[quantity]
-            if set(values) <= set(branches):
-                row = (quantity.replace("_", " "), *(values.get(of, "") for of in branches))
-                (first if quantity in FIRST else rest).add_row(*row)
+        first.add_row("loss", *(found[LOSSES[name]] for name in branches))
+        others = _table("besides", ["value"])
+        quantities: dict[str, dict[str, str]] = {name: {} for name in FIRST}
+        for name, value in found.items():
+            if name.startswith(DYNAMICS):
+                quantity, _, of = name.removeprefix(DYNAMICS).partition("/")
+                quantities.setdefault(quantity, {})[of] = value
+            elif name not in LOSSES.values():
+                others.add_row(name, value)
+        for quantity, values in quantities.items():
+            words = quantity.replace("_", " ")
+            if values and set(values) <= set(branches):
+                own = (values.get(branch, "") for branch in branches)
+                (first if quantity in FIRST else rest).add_row(words, *own)
             else:
-                for of, shown in values.items():
-                    label = f"{quantity}, {of}" if quantity else of
-                    others.add_row(label.replace("_", " "), shown)
+                for of, value in values.items():
+                    others.add_row(f"{words}, {of.replace('_', ' ')}", value)
         console = Console(width=80)  # in a narrower terminal a row is broken, and no number cut
         for table in (first, rest, others):
             if table.row_count:

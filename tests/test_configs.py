@@ -7,6 +7,9 @@ import yaml
 from conftest import CONFIGS
 
 from wdl.cli import main
+from wdl.config.packaged import find_config
+from wdl.config.parser import check_syntax, with_packaged
+from wdl.errors import UserError
 
 BASES = ["joint.yaml", "sft.yaml"]
 NOT_A_RUN = ["pipeline.yaml", "pipeline-rounds.yaml"]
@@ -65,3 +68,30 @@ def test_paths_on_the_command_line_are_meant_from_the_current_folder(
         main(["fit", f"--config={CONFIGS}/joint.yaml", "--data.path=mine.jsonl", "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["data"]["init_args"]["path"] == str(tmp_path / "mine.jsonl")
+
+
+@pytest.mark.parametrize("word", ["joint.yaml", "configs/joint.yaml"])
+def test_where_there_is_no_such_file_it_is_the_packaged_one(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--name", word, "--config", word], [f"--config={word}"]):
+        found = with_packaged(words)
+        assert [*found[:-1], found[-1].replace(str(CONFIGS / "joint.yaml"), word)] == words
+        assert found[-1].endswith(str(CONFIGS / "joint.yaml"))
+        assert "comes with wdl" in capsys.readouterr().err
+    (tmp_path / "configs").mkdir()
+    (tmp_path / word).touch()
+    assert with_packaged(["--config", word]) == ["--config", word]
+    assert capsys.readouterr().err == ""
+
+
+def test_overlays_are_found_too() -> None:
+    assert find_config(Path("deepspeed/zero3.yaml")) == CONFIGS / "deepspeed" / "zero3.yaml"
+    assert find_config(CONFIGS / "none.yaml") == CONFIGS / "none.yaml"
+    assert find_config(Path("deepspeed")) == Path("deepspeed")
+
+
+def test_a_missing_file_is_told_which_may_be_meant() -> None:
+    for word, alike in (("configs/jiont.yaml", "joint.yaml"), ("zzz", "deepspeed/zero1.yaml, ")):
+        with pytest.raises(UserError, match=f"--config {word}: there is no such .*{alike}"):
+            check_syntax([Path(word)])

@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -132,15 +134,46 @@ def test_every_package_is_listed() -> None:
         ".".join(file.parent.relative_to(REPOSITORY).parts)
         for file in (REPOSITORY / "wdl").rglob("__init__.py")
     }
-    assert set(project["tool"]["setuptools"]["packages"]) == found | {"wdl.callbacks"}
+    known = found | {"wdl.callbacks", "wdl.configs"}
+    assert set(project["tool"]["setuptools"]["packages"]) == known
 
 
-def test_a_wheel_has_one_top_level_name(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, unpacked; built from a copy, since a build reuses what an older one left."""
+    source, made, installed = (tmp_path_factory.mktemp(name) for name in ("source", "made", "site"))
+    for name in ("wdl", "callbacks", "configs"):
+        shutil.copytree(REPOSITORY / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "--wheel-dir", tmp_path, REPOSITORY], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"wdl"}
+    subprocess.run([*build, "--wheel-dir", made, source], check=True, capture_output=True)
+    zipfile.ZipFile(next(made.glob("*.whl"))).extractall(installed)
+    return installed
+
+
+def test_a_wheel_has_one_top_level_name(wheel: Path) -> None:
+    assert {file.name for file in wheel.iterdir() if file.suffix != ".dist-info"} == {"wdl"}
+
+
+def test_a_wheel_carries_the_configurations(wheel: Path) -> None:
+    shipped, packaged = (
+        {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+        for folder in (REPOSITORY / "configs", wheel / "wdl" / "configs")
+    )
+    assert packaged == shipped
+
+
+def test_a_wheel_alone_runs_the_main_job(wheel: Path, tmp_path: Path) -> None:
+    flags = ["--trainer.max_steps", "1", "--evaluation.benchmark", "null"]
+    flags += ["--evaluation.sft_control", "false", "--data.selection.weights", "uniform"]
+    command = [sys.executable, "-m", "wdl", "fit", "--config", "joint.yaml", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = f"wdl: --config joint.yaml: {wheel}/wdl/configs/joint.yaml, which comes with wdl"
+    assert said in done.stderr.splitlines()
+    assert (tmp_path / "runs/joint/latest/strong/model.safetensors").is_file()
 
 
 def test_every_module_says_what_it_is_for() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wdl.errors import UserError
+from wdl.system.imports import without_extras
 from wdl.system.processes import end_with_parent_if_told, rank, stay_with_first_rank
 
 VERBS = {
@@ -29,6 +30,8 @@ VERBS = {
     "pipeline status": "what has become of each stage",
     "tiny": "write the embedded default: tiny Qwen3, tokenizer and arithmetic data",
 }
+# that a launcher may start as several processes; the others would do everything several times
+RANKED = ("fit", "validate", "score")
 # imported on demand, since some of them import torch
 FUNCTIONS = {
     "export": ("wdl.training.export", "export_checkpoint"),
@@ -59,8 +62,8 @@ def main(args: Sequence[str] | None = None) -> None:
     end_with_parent_if_told()
     # threads that spin while they wait for each other slow a busy machine down several times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # a user's own classes; last, so that no file of theirs hides a library
-    sys.path.append(os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own classes; last, so that they hide no library
     if args == ["--parse"]:  # for ``wdl pipeline``
         print(json.dumps([_parse(words) for words in json.load(sys.stdin)]))
         return
@@ -80,10 +83,12 @@ def _run(args: list[str]) -> None:
     verb, rest = " ".join(args[:length]), args[length:]
     if verb not in VERBS:
         raise UserError(f"{verb}: there is no such verb; choose from {', '.join(VERBS)}")
+    if rank() and verb not in RANKED:
+        raise UserError(f"wdl {verb} is one process, and was started as several; start one")
     if verb in ("fit", "validate"):
         stay_with_first_rank()
-        from wdl.fit import run
-
+        with without_extras():
+            from wdl.fit import run
         run(args)
     else:
         function, parser = function_parser(verb)
@@ -115,8 +120,8 @@ def _parse(words: list[str]) -> dict[str, Any]:
         if verb in FUNCTIONS:
             config = function_parser(verb)[1].parse_args(options)
         else:
-            from wdl.fit import parse
-
+            with without_extras():
+                from wdl.fit import parse
             config = parse(words)
     except UserError as error:
         return {"faults": error.lines()}

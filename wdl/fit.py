@@ -218,6 +218,7 @@ def run(args: list[str]) -> None:
 
 def parse(args: list[str]) -> Any:
     """The configuration that ``args`` (verb first) stand for; nothing is run."""
+    _quieten()
     return _start(_ParseOnly, args).config[args[0]]
 
 

@@ -80,6 +80,49 @@ def test_two_rounds(rounds: Path, capsys: pytest.CaptureFixture[str], sums: Path
     assert capsys.readouterr().out.count(" changed ") == 4
 
 
+def test_stages_behind_launchers(
+    make_branch: Callable[..., Path], sums: Path, tmp_path: Path
+) -> None:
+    """Two ranks of torchrun, and a script that stands where srun or sbatch would."""
+    (tmp_path / "job.sh").write_text('#!/bin/sh\necho launched\nexec "$@"\n')
+    (tmp_path / "job.sh").chmod(0o755)
+    branch = make_branch(seed=1)
+    fit = (
+        f"fit --config {CONFIGS}/sft.yaml --name {{stage}} --runs {{root}} --model.strong {branch}"
+        f" --data.path {sums} --data.batch_size 8 --data.micro_batch_size 4 --trainer.devices 2"
+        " --data.val_fraction 0.2"
+        " --trainer.accelerator cpu --trainer.max_epochs 1 --evaluation.benchmark null"
+    )
+    score = f"score --model {{sft}}/latest/strong --data {sums} --out {{score}}/e.jsonl"
+    torchrun = "torchrun --standalone --nproc_per_node 2 -m"
+    stages = [
+        {"name": "sft", "command": fit, "launcher": torchrun},
+        {"name": "score", "command": score, "launcher": "{here}/job.sh"},
+    ]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"here": ".", "stages": stages}))
+    done = subprocess.run(PIPELINE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert f"[1/2] sft: {torchrun} wdl fit" in done.stdout
+    shards = list(Path("runs/pipeline/sft/version_0").rglob("*optim_states.pt"))
+    assert len(shards) == 2  # one of each process
+    assert "launched" in (tmp_path / "runs/pipeline/score/log.txt").read_text()
+    fitted, scored = json.loads(Path("runs/pipeline/report.json").read_text())["stages"]
+    assert "val/strong_loss" in fitted["metrics"] and "tokens_per_second" in fitted["throughput"]
+    assert scored["throughput"]["samples_per_second"] == round(40 / scored["seconds"], 3)
+
+
+def test_a_launcher_that_is_missing_is_named_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = "{name: a, command: tiny, launcher: srum -n 8}"
+    (tmp_path / "mine.yaml").write_text(f"here: .\nstages:\n- {stage}\n")
+    with pytest.raises(SystemExit) as end:
+        main(["pipeline", "--config", "mine.yaml"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("stage a: launcher: there is no program srum") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_one_stage_in_every_state(tmp_path: Path) -> None:
     steps = [Step(name, ("tiny",)) for name in ("done", "killed", "failed", "changed", "waiting")]
     records: dict[str, State] = {"done": "done", "killed": "running", "changed": "done"}

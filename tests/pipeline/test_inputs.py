@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,7 @@ def test_what_a_step_depends_on(
     (made / "weights").write_text("made by an earlier step")
     assert changed() == [False, False, True]
     (made / "weights").unlink()
+    assert digests([replace(step, launcher=("srun",)) for step in steps], reads, root) == before
     monkeypatch.setattr(wdl, "__version__", "next")
     assert changed() == [True, True, True]
 

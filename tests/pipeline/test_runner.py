@@ -8,19 +8,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from processes import LISTEN, ended, killed_at_the_end, wait_for
 
 from wdl.errors import UserError
-from wdl.pipeline.record import Record
+from wdl.pipeline.record import OUTCOME, Record
 from wdl.pipeline.runner import is_running, run_steps
 from wdl.pipeline.stages import Step
 
 ROOT = Path("out")
 STARTED: list[subprocess.Popen] = []
 PYTHON = (sys.executable, "-c")
+# stands for srun or sbatch: says what it starts, and becomes it
+SCRIPT = f"""#!/bin/sh
+echo "launched: $*" # and wdl is this environment's:
+[ "$(command -v torchrun)" = "{Path(sys.executable).parent}/torchrun" ] || exit 9
+shift
+exec {sys.executable} -c "$@"
+"""
 QUICK = Step("first", ("print(1)",)), Step("second", ("print(2)",))
 # writes one more letter at each attempt, and only then does what it is for
 COUNTED = "f = open('attempts', 'a'); f.write('x'); f.close()\n"
@@ -52,11 +60,11 @@ def attempts() -> int:
 
 def pipeline(*steps: Step) -> subprocess.Popen:
     """The same in a process that can be killed."""
-    given = json.dumps([[step.name, *step.words] for step in steps])
+    given = json.dumps([[step.name, step.words, 0, step.launcher] for step in steps])
     code = (
         "import json, sys\nfrom pathlib import Path\nfrom wdl.pipeline.runner import run_steps\n"
         "from wdl.pipeline.stages import Step\n"
-        "steps = [Step(name, tuple(words)) for name, *words in json.loads(sys.argv[1])]\n"
+        "steps = [Step(n, tuple(w), r, tuple(l)) for n, w, r, l in json.loads(sys.argv[1])]\n"
         "digest = lambda number, before: f'{steps[number].words} {before}'\n"
         "run_steps(steps, Path('out'), digest, (sys.executable, '-c'))"
     )
@@ -223,3 +231,42 @@ def test_the_duration_of_a_killed_attempt_is_not_lost() -> None:
     (folder / "log.txt").touch()
     os.utime(folder / "log.txt", (time.time() + 50,) * 2)
     assert began.begin(folder).seconds == pytest.approx(50, abs=5)
+
+
+def test_an_outcome_of_an_earlier_attempt_is_forgotten() -> None:
+    code = COUNTED + (
+        "from wdl.system.outcome import leave_outcome\n"
+        "if open('attempts').read() == 'x': leave_outcome({}, {'loss': 1}); raise SystemExit(1)"
+    )
+    (ROOT / "first").mkdir(parents=True)
+    with pytest.raises(UserError):
+        run(Step("first", (code,)))
+    assert (ROOT / "first" / OUTCOME).exists()
+    run(Step("first", (code,)))
+    assert not (ROOT / "first" / OUTCOME).exists()
+
+
+@pytest.fixture
+def script() -> str:
+    Path("srun").write_text(SCRIPT)
+    Path("srun").chmod(0o755)
+    return "./srun"
+
+
+def test_a_launcher_starts_its_stage(script: str, capfd: pytest.CaptureFixture[str]) -> None:
+    step = Step("first", ("print(1)",), launcher=(script,))
+    run(step)
+    shown = ["[1/1] first: ./srun wdl 'print(1)'", "launched: wdl print(1)", "1"]
+    assert capfd.readouterr().out.splitlines()[:3] == shown
+    run(replace(step, launcher=()))
+    assert "done, skipped" in capfd.readouterr().out
+
+
+def test_a_signal_reaches_a_stage_behind_its_launcher(script: str) -> None:
+    child = pipeline(Step("first", (LISTEN.format(count=1),), launcher=(script,)))
+    log = ROOT / "first" / "log.txt"
+    wait_for(lambda: log.exists() and "pid " in log.read_text())
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=30)
+    assert child.returncode == 7
+    assert "heard 15" in log.read_text()

@@ -69,6 +69,11 @@ def test_retries_are_those_of_the_stage() -> None:
     assert [step.retries for step in steps(ROUNDS)] == [0, 0, 0, 2, 0, 2, 0, 2, 0]
 
 
+def test_a_launcher_is_split_and_filled_as_a_command_is() -> None:
+    (step,) = steps("- {name: a, command: tiny, launcher: 'sbatch --wait {here}/job.sh {stage}'}")
+    assert step == Step("a", ("tiny",), launcher=("sbatch", "--wait", "/here/job.sh", "a"))
+
+
 A = {"name": "a", "command": "tiny"}
 
 
@@ -87,6 +92,8 @@ A = {"name": "a", "command": "tiny"}
         ([{**A, "command": ""}], "stage a: command: must be a wdl command line"),
         ([{**A, "command": "tiny 'a"}], "stage a: command: No closing quotation"),
         ([{**A, "command": "tiny {b}"}], "stage a: command: {b} is neither here, root nor"),
+        ([{**A, "launcher": ["srun"]}], "stage a: launcher: must be a program and its options"),
+        ([{**A, "launcher": "srun {b}"}], "stage a: launcher: {b} is neither here, root nor"),
         ([{**A, "retries": -1}], "stage a: retries: -1 must be"),
         ([{**A, "retries": "2"}], "stage a: retries: '2' must be"),
         ([{"rounds": 0, "stages": [A]}], "item 1: rounds: 0 must be a number from 1 up"),

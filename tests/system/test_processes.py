@@ -6,13 +6,15 @@ import sys
 
 import pytest
 
+from wdl.system.outcome import VARIABLE
 from wdl.system.processes import environment_of_child, stay_with_first_rank
 
 
-def test_no_child_takes_itself_for_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_child_takes_itself_for_a_rank_or_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = {
         **{"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"},
         **{"TORCHELASTIC_RUN_ID": "a", "SLURM_PROCID": "3", "GROUP_WORLD_SIZE": "1"},
+        VARIABLE: "a/file",
     }
     for name, value in ranks.items():
         monkeypatch.setenv(name, value)

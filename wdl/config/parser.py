@@ -16,7 +16,11 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser
 
+from wdl.config.packaged import find_config, like
 from wdl.errors import UserError
+from wdl.system.processes import rank
+
+CONFIG = ("--config", "-c")
 
 _parsing = ContextVar("_parsing", default=False)
 """Whether a parser is at work, which calls others for the options of classes."""
@@ -44,11 +48,11 @@ class PlainParser(ArgumentParser):
         """
         if _parsing.get():  # the options of a class, whose faults its own parser explains
             return super().parse_args(args, *more, **kwargs)
-        words = list(sys.argv[1:] if args is None else args)
+        words = with_packaged(sys.argv[1:] if args is None else args)
         check_syntax(config_files(words))
         token = _parsing.set(True)
         try:
-            return super().parse_args(args, *more, **kwargs)
+            return super().parse_args(words, *more, **kwargs)
         except ParserFault as fault:
             command = self.prog.replace(" [options]", "")
             command += "" if " " in command else f" {words[0]}"
@@ -72,7 +76,22 @@ def _keys(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def config_files(args: Sequence[str]) -> list[Path]:
     """The files that ``--config`` names, in order."""
-    return [Path(value) for option, value in _options(args) if option in ("--config", "-c")]
+    return [Path(value) for option, value in _options(args) if option in CONFIG]
+
+
+def with_packaged(args: Sequence[str]) -> list[str]:
+    """``args`` with the paths of those of wdl's own configurations that they name."""
+    words = list(args)
+    for number, (before, word) in enumerate(itertools.pairwise(["", *args])):
+        option, equals, named = ("", "", word) if before in CONFIG else word.partition("=")
+        if option and not (option in CONFIG and equals):
+            continue
+        file = find_config(Path(named))
+        if file != Path(named):
+            words[number] = f"{option}{equals}{file}"
+            if rank() == 0:
+                print(f"wdl: --config {named}: {file}, which comes with wdl", file=sys.stderr)
+    return words
 
 
 def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -90,7 +109,7 @@ def check_syntax(files: Iterable[Path]) -> None:
     for file in files:
         try:
             if not file.exists():
-                raise UserError(f"--config {file}: there is no such file")
+                raise UserError(f"--config {file}: there is no such file; wdl has {like(file)}")
             if not file.is_file() and not file.is_dir():
                 continue  # a pipe can be read but once
             top = yaml.compose(file.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from wdl.branches.loading import check_same_vocabulary, load_branch
+from wdl.branches.loading import check_same_vocabulary, load_branch, model_digest
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.corpus import column
 from wdl.data.entropy_table import EntropyTable
@@ -24,7 +24,7 @@ from wdl.data.selection import Selection
 from wdl.data.selection_figure import selection_figure
 from wdl.data.weights import sampling_weights
 from wdl.errors import UserError
-from wdl.system.digests import model_digest, value_digest
+from wdl.system.digests import value_digest
 
 PUBLISHED_SELECTION = Selection()
 

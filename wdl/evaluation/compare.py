@@ -13,12 +13,14 @@ from typing import Any
 
 from wdl.errors import UserError
 from wdl.system.files import write_json
+from wdl.system.outcome import leave_outcome
 
 MUST_AGREE = {
     "data_sha256": "problems",
     "protocol": "protocol",
     "grader": "grader",
 }
+OUTCOME = ("difference", "p_value")
 MAY_DIFFER = {"prompt_sha256": "prompts (another tokenizer or template)", "engine": "engine"}
 
 
@@ -61,6 +63,8 @@ def compare(a: str, b: str, out: str | None = None) -> None:
     if out is not None:
         write_json(Path(out), result)
     _print(result)
+    found = result["benchmarks"].items()
+    leave_outcome({}, {f"{name}/{key}": row[key] for name, row in found for key in OUTCOME})
 
 
 def _read(folder: Path) -> dict[str, Graded]:
@@ -104,7 +108,7 @@ def _notes(first: dict[str, Graded], second: dict[str, Graded], shared: list[str
         f"{name}: the two models have another {title}"
         for name in shared
         for key, title in MAY_DIFFER.items()
-        if first[name].inputs[key] != second[name].inputs[key]
+        if first[name].inputs.get(key) != second[name].inputs.get(key)
     ]
     lonely = sorted(first.keys() ^ second.keys())
     return notes + [f"{name}: only one of the models has answered it" for name in lonely]

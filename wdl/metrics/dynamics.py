@@ -18,6 +18,8 @@ SATURATED = 0.99
 BRANCHES = ("weak", "strong", "mixed")
 LOSSES = {"weak": "val/weak_loss", "strong": "val/strong_loss", "mixed": "val/loss"}
 """Names of the validation losses."""
+DYNAMICS = "val/dynamics/"
+"""What validation logs of the logits begins with."""
 
 _CHEAP = ("target", "non_target_mean", "margin")
 _FULL = (

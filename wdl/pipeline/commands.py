@@ -14,7 +14,7 @@ from wdl.config.paths import InputPath
 from wdl.pipeline.inputs import Fingerprints, StepInputs
 from wdl.pipeline.record import LOG, Record, now
 from wdl.pipeline.report import duration
-from wdl.pipeline.runner import Digest, is_running, run_steps
+from wdl.pipeline.runner import Digest, check_launchers, is_running, run_steps
 from wdl.pipeline.stages import Step, expand
 
 Stages = list[dict[str, Any]]
@@ -28,12 +28,13 @@ def run_pipeline(here: InputPath, stages: Stages, root: str = "runs/pipeline") -
 
     Args:
         here: What {here} in a command stands for; ``.`` in a YAML is that YAML's folder.
-        stages: What to run, in order; each has a name, a command and perhaps retries, or is a
-            group of stages with rounds. See configs/pipeline.yaml.
+        stages: What to run, in order; each has a name, a command and perhaps retries and a
+            launcher, or is a group of stages with rounds. See configs/pipeline.yaml.
         root: Folder of the pipeline; each stage gets a folder in it, with its log.txt.
     """
     folder = Path(os.path.abspath(root))
     steps = expand(stages, Path(here), folder)
+    check_launchers(steps)
     inputs = _inputs(steps, Path(here), folder)
     inputs.check()
     run_steps(steps, folder, inputs.digest)

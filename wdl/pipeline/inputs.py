@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import wdl
+from wdl.config.packaged import find_config
 from wdl.errors import UserError
 from wdl.pipeline.parsing import parse
 from wdl.pipeline.stages import Step
@@ -187,7 +188,7 @@ def _candidates(texts: Sequence[str]) -> Iterator[Path]:
     for text in texts:
         for part in re.split("[,=]", text):
             if part:
-                yield Path(part)
+                yield find_config(Path(part))
 
 
 def _digest(parts: Sequence[str]) -> str:

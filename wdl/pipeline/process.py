@@ -3,6 +3,9 @@
 On a terminal the command writes to a terminal too (a pseudo-terminal), so that progress bars look
 as they do without a pipeline.
 
+Programs of the environment that the pipeline runs in are found first, whether it is activated or
+not.
+
 Signals go on to the command, once, and whatever it has started ends with it. Should the pipeline
 be killed outright, the kernel tells the command to end (Linux).
 """
@@ -12,11 +15,12 @@ import fcntl
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -76,7 +80,11 @@ class Signals:
 
 
 def run_logged(
-    command: Sequence[str], log: Path, signals: Signals, keep_open: Sequence[int] = ()
+    command: Sequence[str],
+    log: Path,
+    signals: Signals,
+    keep_open: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run ``command`` to its end and append what it writes to ``log``.
 
@@ -85,6 +93,7 @@ def run_logged(
         log: Gets the output without colours and redrawn lines.
         signals: Catches what is to be forwarded.
         keep_open: File descriptors that the command holds too; a lock, say.
+        environment: Variables on top of this process's.
 
     Returns:
         Its exit code; 128 + number if a signal ended it.
@@ -98,7 +107,12 @@ def run_logged(
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                "PATH": _search_path(),
+                "PYTHONUNBUFFERED": "1",
+                **(environment or {}),
+            },
             # a terminal's Ctrl-C would reach it beside ours, and twice means stop at once
             start_new_session=True,
             preexec_fn=partial(_end_with, os.getpid()),  # safe: there is no other thread
@@ -112,6 +126,15 @@ def run_logged(
         copy.log.finish()
         os.close(ours)
     return code if code >= 0 else 128 - code
+
+
+def find_program(name: str) -> str | None:
+    """Where the program that a command begins with lies, if anywhere."""
+    return shutil.which(name, path=_search_path())
+
+
+def _search_path() -> str:
+    return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
 
 
 def _end_with(parent: int) -> None:

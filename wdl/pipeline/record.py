@@ -11,6 +11,7 @@ from wdl.system.files import write_json
 
 FILE = "stage.json"
 LOG = "log.txt"
+OUTCOME = "outcome.json"
 
 # Of "running" only a running pipeline can say that it is true.
 State = Literal["running", "done", "failed", "stopped"]

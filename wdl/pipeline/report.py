@@ -3,22 +3,23 @@
     {"seconds": 61.2, "stages": [{"name": "sft", "state": "done", "seconds": 40.1, "attempts": 1,
      "throughput": {"tokens_per_second": 5120.0}, "metrics": {"val/loss": 0.41, ...}, ...}]}
 
-Throughput is over the whole stage: loading, grading and all attempts included.
+Amounts and metrics are those that the stage has left as ``outcome.json`` in its folder. Throughput
+is over the whole stage: loading, grading and all attempts included.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wdl.pipeline.record import LOG, Record
+from wdl.pipeline.record import LOG, OUTCOME, Record
 from wdl.pipeline.stages import Step
 from wdl.system.files import write_json, write_text
+from wdl.system.outcome import read_outcome
 
 
 def write_report(steps: Sequence[Step], root: Path) -> None:
     """Write both to the pipeline's folder, atomically."""
-    stages = [_stage(step, root / step.name) for step in steps]
+    stages = [_stage(step.name, root / step.name) for step in steps]
     seconds = round(sum(stage.get("seconds", 0) for stage in stages), 1)
     write_json(root / "report.json", {"seconds": seconds, "stages": stages})
     write_text(root / "report.md", _markdown(stages, seconds))
@@ -34,12 +35,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} m"
 
 
-def _stage(step: Step, folder: Path) -> dict[str, Any]:
+def _stage(name: str, folder: Path) -> dict[str, Any]:
     record = Record.read(folder)
     if record is None:
-        return {"name": step.name, "state": "waiting"}
+        return {"name": name, "state": "waiting"}
     stage = {
-        "name": step.name,
+        "name": name,
         "state": record.state,
         "seconds": record.seconds,
         "attempts": record.attempts,
@@ -50,47 +51,14 @@ def _stage(step: Step, folder: Path) -> dict[str, Any]:
         "log": str(folder / LOG),
     }
     if record.state == "done":
-        amounts, metrics = _outcome(step, folder)
+        amounts, metrics = read_outcome(folder / OUTCOME)
         stage["throughput"] = {
             f"{unit}_per_second": round(amount / record.seconds, 3)
             for unit, amount in amounts.items()
             if record.seconds
         }
-        stage["metrics"] = metrics
+        stage["metrics"] = dict(metrics)
     return stage
-
-
-def _outcome(step: Step, folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """How much a stage has worked off, by unit; and its metrics, by name."""
-    verb, out = step.words[0], Path(_option(step.words, "out") or "")
-    if verb == "fit" and (written := folder / "latest" / "results.json").is_file():
-        found = json.loads(written.read_text())
-        graded = {f"exact_match/{k}": v for k, v in found.get("exact_match", {}).items()}
-        amounts = {"tokens": found["tokens"]["strong_after"], "steps": found["steps"]}
-        losses = {k: v for k, v in found["validation"].items() if k.endswith("loss")}
-        return amounts, {**losses, **graded}
-    if verb == "evaluate" and (out / "summary.json").is_file():
-        models = json.loads((out / "summary.json").read_text())["models"]
-        results = {
-            f"{benchmark}/{label}": graded["results"]
-            for label, benchmarks in models.items()
-            for benchmark, graded in benchmarks.items()
-        }
-        answers = sum(result["answers"] for result in results.values())
-        return {"answers": answers}, {name: r["accuracy"] for name, r in results.items()}
-    if verb in ("score", "prepare") and out.is_file():
-        with out.open("rb") as lines:
-            return {"samples": sum(1 for _ in lines)}, {}
-    return {}, {}
-
-
-def _option(words: Sequence[str], name: str) -> str | None:
-    for word, following in zip(words, [*words[1:], None], strict=True):
-        if word == f"--{name}":
-            return following
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
-    return None
 
 
 def _markdown(stages: Sequence[dict[str, Any]], seconds: float) -> str:

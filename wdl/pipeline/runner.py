@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from wdl.errors import UserError
-from wdl.pipeline.process import Signals, run_logged
-from wdl.pipeline.record import LOG, Record, now
+from wdl.pipeline.process import Signals, find_program, run_logged
+from wdl.pipeline.record import LOG, OUTCOME, Record, now
 from wdl.pipeline.report import write_report
 from wdl.pipeline.stages import Step
+from wdl.system.outcome import VARIABLE
 
 WRONG_INPUT = 2  # an exit code that another attempt would not change
 LAST_LINES = 10
@@ -30,7 +31,7 @@ def run_steps(
     steps: Sequence[Step],
     root: Path,
     digest: Digest,
-    launcher: Sequence[str] = (sys.executable, "-m", "wdl"),
+    wdl: Sequence[str] = (sys.executable, "-m", "wdl"),
 ) -> None:
     """Run every step whose inputs are not those that it was done with.
 
@@ -38,7 +39,7 @@ def run_steps(
         steps: What to run, in order.
         root: Folder of the pipeline; each step gets a folder in it.
         digest: What tells whether a step's inputs have changed.
-        launcher: Program that runs the words of a step.
+        wdl: What runs the words of a step that has no launcher.
 
     Raises:
         UserError: A step failed, or another pipeline runs in ``root``.
@@ -55,7 +56,7 @@ def run_steps(
                 print(f"{title}: done, skipped", flush=True)
             else:
                 try:
-                    record = _run(step, folder, inputs, title, launcher, signals, lock)
+                    record = _run(step, folder, inputs, title, wdl, signals, lock)
                 finally:
                     write_report(steps, root)
             before = record.identity
@@ -63,12 +64,29 @@ def run_steps(
         print(f"report: {root / 'report.md'}", flush=True)
 
 
+def check_launchers(steps: Sequence[Step]) -> None:
+    """Look for the programs that are to start the steps.
+
+    Raises:
+        UserError: One is not there; one line for each stage.
+    """
+    missing = [step for step in steps if step.launcher and not find_program(step.launcher[0])]
+    if missing:
+        raise UserError(
+            *(
+                f"stage {step.name}: launcher: there is no program {step.launcher[0]}; install it, "
+                "correct its name, or leave the launcher out"
+                for step in missing
+            )
+        )
+
+
 def _run(
     step: Step,
     folder: Path,
     inputs: str,
     title: str,
-    launcher: Sequence[str],
+    wdl: Sequence[str],
     signals: Signals,
     lock: int,
 ) -> Record:
@@ -76,9 +94,10 @@ def _run(
     if folder.exists() and (record is None or record.inputs != inputs):
         folder.rename(_unused(folder))
         record = None
-    record = record or Record(inputs, shlex.join(["wdl", *step.words]))
+    launcher = [*step.launcher, "wdl"]
+    record = record or Record(inputs, shlex.join([*launcher, *step.words]))
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / LOG
+    log, outcome = folder / LOG, folder / OUTCOME
     for attempt in range(step.retries + 1):
         record = record.begin(folder)
         record.write(folder)
@@ -86,10 +105,15 @@ def _run(
         goes_on = record.attempts > 1 and step.words[0] == "fit"
         command = [*step.words, *(("--ckpt_path", "last") if goes_on else ())]
         again = f", attempt {attempt + 1} of {step.retries + 1}" if attempt else ""
-        print(f"{title}{again}: wdl {shlex.join(command)}", flush=True)
+        shown = shlex.join([*launcher, *command])
+        print(f"{title}{again}: {shown}", flush=True)
         with log.open("a") as stream:
-            stream.write(f"==> {now():%Y-%m-%d %H:%M:%S} UTC: wdl {shlex.join(command)}\n")
-        code = run_logged([*launcher, *command], log, signals, [lock])
+            stream.write(f"==> {now():%Y-%m-%d %H:%M:%S} UTC: {shown}\n")
+        outcome.unlink(missing_ok=True)  # what an earlier attempt left is not of this one
+        program = launcher if step.launcher else wdl
+        code = run_logged(
+            [*program, *command], log, signals, [lock], {VARIABLE: str(outcome.absolute())}
+        )
         record = record.end(code, stopped=signals.received is not None)
         record.write(folder)
         if signals.received:

@@ -3,6 +3,7 @@
     - name: sft                             a stage
       command: fit --name {stage} ...
       retries: 1                            more attempts after a crash; 0 by default
+      launcher: torchrun --nproc_per_node 2 -m    stands before ``wdl fit ...``; none by default
 
     - rounds: 2                             stages that are repeated; folders joint-1, joint-2
       first: {weak: "{base}/latest/strong", strong: "{sft}/latest/strong"}
@@ -15,6 +16,11 @@ A command may name {here}, the folder of the YAML; {root}, that of the pipeline;
 {NAME}, the folder of an earlier stage, or its own; and in a group {round}, which counts from 1, and
 the group's own names. These hold what ``first`` says in the first round, and then what ``next``
 makes of those of the round before. After a group, {NAME} is the folder of its last round.
+
+A launcher, in which the same names stand for the same, starts the stage elsewhere or as several
+processes: ``srun --ntasks 8``, ``sbatch --wait {here}/job.sh``. It does not count as a change. Its
+exit code is the stage's, and the signals of the pipeline go to it: torchrun and srun hand them on;
+a script does if it ends in ``exec "$@"``; what sbatch has queued goes on without it.
 """
 
 import re
@@ -28,8 +34,12 @@ from wdl.errors import UserError
 NAME = re.compile(r"[A-Za-z][\w-]*")
 PLACE = re.compile(r"\{([A-Za-z][\w-]*)\}")
 RESERVED = ("here", "root", "stage", "round")
-STAGE_KEYS = {"name", "command", "retries"}
+STAGE_KEYS = {"name", "command", "retries", "launcher"}
 GROUP_KEYS = {"rounds", "first", "next", "stages"}
+WORDS = {
+    "command": "a wdl command line, without wdl",
+    "launcher": "a program and its options, which stand before wdl",
+}
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,13 @@ class Step:
         name: Names the step and its folder.
         words: A ``wdl`` command line without ``wdl``, all names replaced.
         retries: Attempts after a first one that crashed.
+        launcher: What stands before ``wdl``; by default nothing.
     """
 
     name: str
     words: tuple[str, ...]
     retries: int = 0
+    launcher: tuple[str, ...] = ()
 
 
 def expand(stages: list[Any], here: Path, root: Path) -> list[Step]:
@@ -117,7 +129,7 @@ class _Expansion:
     def _add_stage(self, stage: Any, where: str, suffix: str = "") -> None:
         if not self._has_keys(stage, STAGE_KEYS, {"name", "command"}, where):
             return
-        name, command, retries = stage["name"], stage["command"], stage.get("retries", 0)
+        name, retries = stage["name"], stage.get("retries", 0)
         if not isinstance(name, str) or not _usable(name):
             self.faults.append(f"{where}: name: {_refusal(name)}")
             return
@@ -130,17 +142,22 @@ class _Expansion:
         if type(retries) is not int or retries < 0:
             self.faults.append(f"{where}: retries: {retries!r} must be a number from 0 up")
             return
-        try:
-            words = shlex.split(command) if isinstance(command, str) else []
-        except ValueError as error:
-            self.faults.append(f"{where}: command: {error}")
-            return
-        if not words:
-            self.faults.append(f"{where}: command: must be a wdl command line, without wdl")
-            return
         places = {**self.places, "stage": full_name}
-        filled = tuple(self._fill(word, f"{where}: command", places) for word in words)
-        self.steps.append(Step(full_name, filled, retries))
+        words, launcher = (
+            self._words(stage[key], key, where, places) if key in stage else () for key in WORDS
+        )
+        self.steps.append(Step(full_name, words, retries, launcher))
+
+    def _words(self, text: Any, key: str, where: str, places: dict[str, str]) -> tuple[str, ...]:
+        where = f"{where}: {key}"
+        try:
+            words = shlex.split(text) if isinstance(text, str) else []
+        except ValueError as error:
+            self.faults.append(f"{where}: {error}")
+            return ()
+        if not words:
+            self.faults.append(f"{where}: must be {WORDS[key]}")
+        return tuple(self._fill(word, where, places) for word in words)
 
     def _has_keys(self, item: Any, known: set[str], needed: set[str], where: str) -> bool:
         keys = ", ".join(sorted(known))

@@ -6,6 +6,8 @@ import re
 import signal
 import sys
 
+from wdl.system.outcome import VARIABLE
+
 # What tells a process that it is one rank of several: of Lightning's, torchrun's and SLURM's.
 _LAUNCHER = re.compile(
     r"(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME"
@@ -22,8 +24,9 @@ def rank() -> int:
 
 
 def environment_of_child() -> dict[str, str]:
-    """For a ``wdl`` command that is no rank of this process's run, but ends with it."""
+    """For a ``wdl`` command that is neither rank nor stage of this process's, but ends with it."""
     own = {name: value for name, value in os.environ.items() if not _LAUNCHER.fullmatch(name)}
+    own.pop(VARIABLE, None)
     return {**own, _ENDS_WITH_PARENT: "1"}
 
 

@@ -18,13 +18,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wdl.branches.loading import check_source, load_branch, load_config, load_tokenizer
+from wdl.branches.loading import (
+    check_source,
+    load_branch,
+    load_config,
+    load_tokenizer,
+    model_digest,
+)
 from wdl.branches.lora import FOLDER, Lora, add_adapter, merge_adapter, save_adapter
 from wdl.branches.whole_weights import whole_shapes
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
-from wdl.system.digests import model_digest
 from wdl.system.files import new_folder, write_text
 from wdl.training.checkpoints import read_state, read_weights
 from wdl.training.model_card import model_card

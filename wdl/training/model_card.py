@@ -19,7 +19,7 @@ def model_card(made: Mapping[str, Any]) -> str:
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=[source for source in sources if not os.path.isabs(source)] or None,
-        tags=["wdl", *made.get("tags", ())],
+        tags=list(made.get("tags", ())),
     )
     how = [made["method"]] if "method" in made else []
     tables = [f"## {title}\n\n{_table(values)}" for title, values in _sections(made) if values]

@@ -21,14 +21,13 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from wdl import __version__
-from wdl.branches.loading import hidden_states, load_branch, output_head
+from wdl.branches.loading import hidden_states, load_branch, model_digest, output_head
 from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, without_adapter
 from wdl.branches.whole_weights import all_finite, whole_shapes
 from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
-from wdl.system.digests import model_digest
 from wdl.training.optimizer_step import OptimizerStep, Schedule, with_schedule
 from wdl.training.resume import Agreement, check_weights, resume
 
@@ -55,13 +54,12 @@ class Pair(pl.LightningModule):
             the adapter alone. Needs ``pip install 'wdl[lora]'``.
 
     Attributes:
-        method: What the model card says of how it was made.
-        tags: What the model card calls the method.
+        method, tags: What the model card says of how it was made.
         loss_names: What validation logs as ``val/NAME``, per completion token.
     """
 
     method = "A model trained as the strong branch of a pair."
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ("wdl",)
     loss_names: tuple[str, ...] = ("loss",)
 
     def __init__(
@@ -95,12 +93,10 @@ class Pair(pl.LightningModule):
         self.weak_dtype = weak_dtype
         self.pretrained = pretrained
         self.optimizer = optimizer
-        self.schedule = schedule
-        self.warmup = warmup
+        self.schedule, self.warmup = schedule, warmup
         self.gradient_checkpointing = gradient_checkpointing
         self.lora = lora
-        self.branches = nn.ModuleDict()
-        self.val_losses = nn.ModuleDict()
+        self.branches, self.val_losses = nn.ModuleDict(), nn.ModuleDict()
         self._frozen: dict[str, str] = {}
         self._step = OptimizerStep()
 
@@ -213,7 +209,7 @@ class Pair(pl.LightningModule):
             self.on_optimizer_step_end()
 
     def on_optimizer_step_end(self) -> None:
-        """After each whole optimizer step; for what a method records of it."""
+        """For what a method records of each."""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the means of all losses over completion tokens."""
@@ -228,6 +224,10 @@ class Pair(pl.LightningModule):
     def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Each of ``loss_names``, as a mean over the batch's completion tokens."""
         return {"loss": self.loss(batch)}
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Counts of values seen in validation, by name; every process must call this."""
+        return {}
 
     def made(self) -> dict[str, Any]:
         """How the branches were made so far, for checkpoints and the model card.

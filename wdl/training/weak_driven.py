@@ -16,7 +16,7 @@ from wdl.data.encoding import Batch, completion_tokens
 from wdl.errors import UserError
 from wdl.losses.logit_statistics import DynamicsLevel
 from wdl.losses.mixed_loss import mixed_linear_cross_entropy
-from wdl.metrics.dynamics import MeanDynamics
+from wdl.metrics.dynamics import DYNAMICS, MeanDynamics
 from wdl.training.pair import Pair
 
 
@@ -71,7 +71,7 @@ class WeakDrivenModule(Pair):
         self.dynamics = dynamics
         paired = weak is not None
         self.loss_names = ("loss", *(f"{name}_loss" for name in self.sources))
-        self.tags = ("weak-driven-learning" if paired else "sft",)
+        self.tags = ("wdl", "weak-driven-learning" if paired else "sft")
         self.method = (
             "The strong branch of a weak-driven pair ([method](https://arxiv.org/abs/2602.08222)): "
             "trained through the cross-entropy of λ·z_strong + (1−λ)·z_weak and exported alone."
@@ -138,9 +138,13 @@ class WeakDrivenModule(Pair):
         alone = {f"{name}_loss": self(batch, 1.0, (name,)) for name in self.sources}
         return {"loss": mixed, **alone}
 
+    def histograms(self) -> dict[str, Tensor]:
+        """Of the dynamics of all validation tokens."""
+        return {} if self.dynamics.level == "off" else self.val_dynamics.compute().histograms
+
     def on_validation_epoch_end(self) -> None:
         """Log the dynamics of all validation tokens."""
         if self.dynamics.level != "off":
             means = self.val_dynamics.compute().means
             self.val_dynamics.reset()
-            self.log_dict({f"val/dynamics/{name}": mean for name, mean in means.items()})
+            self.log_dict({f"{DYNAMICS}{name}": mean for name, mean in means.items()})
