@@ -1,9 +1,12 @@
 """Rows of data files, streamed, each with the line that a fault is reported at.
 
-    .json       a list of rows
-    .jsonl      one row per line
-    .jsonl.zst  the same, compressed
-    .parquet    one row per row, counted from 1
+    .json     a list of rows
+    .jsonl    one row per line
+    .parquet  one row per row, counted from 1
+
+The first two may be compressed (.gz, .zst). Every file is read to its end. Of a folder, all such
+files are read, those in its subfolders too, but for hidden ones and those that are named after a
+split to test or validate on: ``test.jsonl``, ``validation/0.parquet``.
 
 Rows also come from the hub's data sets, by name: ``organisation/name`` or, where a data set has
 several parts, ``organisation/name:part`` (its ``train`` split).
@@ -11,14 +14,21 @@ several parts, ``organisation/name:part`` (its ``train`` split).
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import parquet
+
 from wdl.config.paths import DATA_SUFFIXES, is_hub_data
 from wdl.errors import MAX_FAULTS, UserError
 
+TRAINED_ON = {"train", "training"}
+HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "holdout"}
+LISTS = (".json", ".json.gz", ".json.zst")
 PARQUET_ROWS = 256
 JSON_CHUNK = 2**20
 _BROKEN = (ValueError, RecursionError)  # what json raises for text that is none
@@ -97,22 +107,56 @@ def data_parts(path: str) -> list[Part]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The data files at ``path``: itself, or those in the folder in order of name.
+    """The data files at ``path``: itself, or those in the folder by name, which it says.
 
     Raises:
         UserError: There is none.
     """
+    from lightning.pytorch.utilities import rank_zero_info
+
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; check data.path")
-    known = " or ".join(DATA_SUFFIXES)
     if not path.is_dir():
         if not path.name.endswith(DATA_SUFFIXES):
-            raise UserError(f"{path}: data files end in {known}; convert or rename it")
+            raise UserError(f"{path}: {_conversion(path)}")
         return [path]
-    files = sorted(p for p in path.iterdir() if p.name.endswith(DATA_SUFFIXES) and p.is_file())
+    visible = [p for p in sorted(path.rglob("*")) if not _is_hidden(p.relative_to(path))]
+    found = [p for p in visible if p.name.endswith(DATA_SUFFIXES) and p.is_file()]
+    files = [p for p in found if not _is_held_out(p.relative_to(path))]
+    others = [p for p in visible if p not in files and (p.is_file() or p.is_symlink())]
+    read, unread = (", ".join(str(p.relative_to(path)) for p in some) for some in (files, others))
     if not files:
-        raise UserError(f"{path}: the folder holds no {known} file")
+        why = (
+            f"only {unread}; name the file to read"
+            if found
+            else _conversion(others[0] if others else path / "table.csv")
+        )
+        raise UserError(f"{path}: the folder holds no data to train on, {why}")
+    rest = f"; does not read {unread}" if unread else ""
+    rank_zero_info(f"{path}: reads {read}{rest}")
     return files
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
+
+
+def _is_held_out(file: Path) -> bool:
+    """Whether the name, or the innermost folder that is named after a split, says so."""
+    for part in reversed(file.parts):
+        words = set(re.split("[^a-z]+", part.lower()))
+        if words & (TRAINED_ON | HELD_OUT):
+            return not words & TRAINED_ON
+    return False
+
+
+def _conversion(path: Path) -> str:
+    """How to make data of something else."""
+    read = f"Dataset.from_csv('{path}').to_json('{path.with_suffix('.jsonl')}')"
+    return (
+        "data files end in .json or .jsonl (both also .gz or .zst), or .parquet; rename or convert "
+        f'it, if it is a table by python -c "from datasets import Dataset; {read}"'
+    )
 
 
 def rows_of(part: Part, faults: list[str]) -> Iterator[tuple[int, Any]]:
@@ -122,72 +166,49 @@ def rows_of(part: Part, faults: list[str]) -> Iterator[tuple[int, Any]]:
         UserError: The file as a whole cannot be read.
     """
     if isinstance(part, HubData):
-        return part.rows()
-    if part.name.endswith(".parquet"):
-        return _parquet_rows(part)
-    return _json_rows(part, faults) if part.suffix == ".json" else _json_lines(part, faults)
-
-
-def _json_lines(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    import zstandard
-
+        yield from part.rows()
+        return
     try:
-        with _open_text(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except _BROKEN as error:
-                    faults.append(
-                        f"{file}:{number}: broken JSON ({_reason(error)}); mend or drop the line"
-                    )
-                    continue
-                yield number, row
+        if part.name.endswith(".parquet"):
+            yield from _parquet_rows(part)
+            return
+        # cut off data are no error to every decompressor, and end after a first part to some
+        stream = pa.input_stream(str(part), compression="detect")
+        with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
+            is_list = part.name.endswith(LISTS)
+            yield from _elements(part, text) if is_list else _json_lines(part, text, faults)
     except UnicodeDecodeError:
-        raise _not_text(file) from None
-    except zstandard.ZstdError as error:
-        raise UserError(f"{file}: damaged Zstandard data ({error}); copy it again") from None
+        raise UserError(
+            f"{part}: this is no UTF-8 text; convert it or choose another file"
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{part}: cannot be read, or is damaged ({error}); copy it again") from None
 
 
-def _open_text(file: Path) -> io.TextIOBase:
-    if not file.name.endswith(".zst"):
-        return file.open(encoding="utf-8-sig")
-    import zstandard
-
-    # without read_across_frames, files of several frames would end after the first
-    stream = zstandard.ZstdDecompressor().stream_reader(
-        file.open("rb"), read_across_frames=True, closefd=True
-    )
-    return io.TextIOWrapper(stream, encoding="utf-8-sig")
+def _json_lines(file: Path, lines: io.TextIOBase, faults: list[str]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except _BROKEN as error:
+            faults.append(f"{file}:{number}: broken JSON ({_reason(error)}); mend or drop the line")
+            continue
+        yield number, row
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            number = 0
-            for batch in table.iter_batches(PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, _present(row)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{file}: damaged Parquet data ({error}); copy it again") from None
+    with parquet.ParquetFile(file) as table:
+        number = 0
+        for batch in table.iter_batches(PARQUET_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, _present(row)
 
 
 def _present(row: dict[str, Any]) -> dict[str, Any]:
     """Without the columns that this row has no value in, which stand for keys that are left out."""
     return {key: value for key, value in row.items() if value is not None}
-
-
-def _json_rows(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            yield from _elements(file, stream)
-    except UnicodeDecodeError:
-        raise _not_text(file) from None
 
 
 def _elements(file: Path, stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
@@ -207,6 +228,7 @@ def _elements(file: Path, stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
             opened, position = True, position + 1
             continue
         if character == "]":
+            _check_end(file, text[position + 1 :], line, stream)
             return
         if character:
             try:
@@ -229,6 +251,18 @@ def _elements(file: Path, stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
         text, position, ended = text[position:] + more, 0, not more
 
 
+def _check_end(file: Path, rest: str, line: int, stream: io.TextIOBase) -> None:
+    while True:
+        position, line = _skip(rest, 0, line)
+        if position < len(rest):
+            raise UserError(
+                f"{file}:{line}: there is text after the list of rows; put all rows into one list, "
+                "or name the file .jsonl if each line is a row"
+            )
+        if not (rest := stream.read(JSON_CHUNK)):
+            return
+
+
 def _broken(file: Path, error: Exception, text: str, position: int, line: int) -> UserError:
     if isinstance(error, json.JSONDecodeError):
         line += text.count("\n", position, error.pos)
@@ -245,7 +279,3 @@ def _skip(text: str, position: int, line: int, also: str = "") -> tuple[int, int
 
 def _reason(error: Exception) -> str:
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-
-
-def _not_text(file: Path) -> UserError:
-    return UserError(f"{file}: this is no UTF-8 text; convert it or choose another file")

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from wdl.config.paths import InputPath
-from wdl.data.records import parse_row
 from wdl.data.rows import Faults, RowError, data_files, rows_of
+from wdl.data.schemas import parse_row
 from wdl.errors import UserError
 from wdl.grading.answers import last_boxed
 from wdl.grading.grader import Grader, Task
@@ -94,7 +94,7 @@ def _verdicts(rows: list[Any], grader: Grader) -> list[Verdict]:
 def _look(row: Any) -> Verdict | Task:
     """What can be said of a row at a glance, or what is to be verified."""
     try:
-        record = parse_row(row, default_idx=0)
+        record = parse_row(row)
     except RowError:
         return "broken row"
     reference = _reference(row)
@@ -182,7 +182,7 @@ class Journal:
     def commit(self, judged: list[tuple[Verdict, Any]]) -> None:
         """Write the kept rows of a block, then the line that makes them count."""
         counts = Counter(verdict for verdict, _ in judged)
-        kept = [parse_row(row, 0) for verdict, row in judged if verdict == "kept"]
+        kept = [parse_row(row) for verdict, row in judged if verdict == "kept"]
         answers = [{"role": "assistant", "content": record["completion"]} for record in kept]
         lines = [
             json.dumps({"messages": [*record["messages"], answer]}, ensure_ascii=False)
