@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import encode
 from transformers import PreTrainedTokenizerBase
 
 from wdl.constants import PAPER_SYSTEM_PROMPT
 from wdl.data import corpus as module
 from wdl.data.corpus import Corpus, column
-from wdl.data.encoding import encode, end_of_turn
+from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
 
 ROWS = [{"prompt": f"{n}+{n}?", "completion": f"{2 * n}" * n} for n in range(1, 9)]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import encode
 from transformers import PreTrainedTokenizerBase
 
 from wdl.constants import IGNORE_INDEX
@@ -13,7 +14,6 @@ from wdl.data.encoding import (
     collate,
     collate_pack,
     completion_tokens,
-    encode,
     encode_prompt,
     end_of_turn,
 )

@@ -55,7 +55,9 @@ ANSWER = {"role": "assistant", "content": "2"}
 def test_schemas(row: dict, messages: list, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row))
-    assert read_records([file]) == [{"idx": 0, "messages": messages, "completion": "2", "thought": ""}]
+    assert read_records([file]) == [
+        {"idx": 0, "messages": messages, "completion": "2", "thought": ""}
+    ]
 
 
 def test_json_lists_and_folders(tmp_path: Path) -> None:
@@ -121,7 +123,9 @@ def test_messages_may_carry_information(tmp_path: Path) -> None:
     answer = {**ANSWER, "info": {"think_content": "...", "answer_content": "2"}}
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"messages": [question, answer]}))
-    assert read_records([file]) == [{"idx": 0, "messages": [QUESTION], "completion": "2", "thought": ""}]
+    assert read_records([file]) == [
+        {"idx": 0, "messages": [QUESTION], "completion": "2", "thought": ""}
+    ]
 
 
 def write_parquet(file: Path, rows: list[dict]) -> None:

@@ -1,9 +1,9 @@
 """Prompts are those of the training, and fit the model."""
 
 import pytest
+from conftest import encode
 from transformers import PreTrainedTokenizerBase
 
-from wdl.data.encoding import encode
 from wdl.errors import UserError
 from wdl.generation.protocols import PROTOCOLS, Protocol
 from wdl.generation.requests import Request, check_context, render

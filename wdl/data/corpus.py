@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from wdl.branches.loading import load_config, load_tokenizer
 from wdl.branches.template import PROBE, QUESTION, probe, render
-from wdl.data.encoding import compose, encode_batch, with_system_prompt
+from wdl.data.encoding import Encoded, compose, encode_batch, with_system_prompt
 from wdl.data.records import OnBadRow, RecordReader
 from wdl.data.rows import Faults, HubData, Part, RowError, data_parts
 from wdl.data.schemas import Record
@@ -104,12 +104,7 @@ class Corpus:
 
     @cached_property
     def end_token(self) -> int:
-        """What ends each answer.
-
-        Raises:
-            UserError: The tokenizer or its chat template does not do what training takes for
-                granted, see :func:`wdl.branches.template.probe`.
-        """
+        """What ends each answer; found by trying out tokenizer and chat template."""
         template = probe(self.tokenizer, self.vocabulary)
         if self.system_prompt is not None:
             render(self.tokenizer, with_system_prompt([QUESTION], self.system_prompt))
@@ -127,7 +122,7 @@ class Corpus:
         Raises:
             UserError: One line for each faulty row.
         """
-        key = value_digest([self.data_digest, self.on_bad_row, _RECORDS.to_string()])
+        key = value_digest([self.path, self.data_digest, self.on_bad_row, str(_RECORDS)])
         folder = self.cache / f"records-{key[:32]}"
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -223,7 +218,11 @@ def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.is_fast:
         return value_digest(tokenizer.backend_tokenizer.to_str())
     with TemporaryDirectory() as folder:  # its configuration says where it was loaded from, too
-        files = [Path(file) for file in tokenizer.save_pretrained(folder) if "config" not in file]
+        files = [
+            Path(file)
+            for file in tokenizer.save_pretrained(folder)
+            if "config" not in Path(file).name
+        ]
         return value_digest([files_digest(files), tokenizer(PROBE).input_ids])
 
 
@@ -267,22 +266,21 @@ def _encode_records(
             texts[number] = compose(tokenizer, cast(Record, record), end_token, system_prompt)
         except (RowError, UserError) as fault:
             faults.append(f"{record['place']}: {fault}")
-    encoded = dict(
-        zip(texts, encode_batch(tokenizer, list(texts.values()), end_token), strict=True)
-    )
-    for number, sample in [*encoded.items()]:
-        if (largest := max(sample["input_ids"])) >= vocabulary:
+    encoded = encode_batch(tokenizer, list(texts.values()), end_token)
+    kept: dict[int, Encoded] = {}
+    for number, sample in zip(texts, encoded, strict=True):
+        if (largest := max(sample["input_ids"])) < vocabulary:
+            kept[number] = sample
+        else:
             token = tokenizer.convert_ids_to_tokens(largest)
-            faults.append(
-                f"{records['place'][number]}: the model has no row for {token!r}; drop it"
-            )
-            del encoded[number]
+            place = records["place"][number]
+            faults.append(f"{place}: the model has no row for {token!r}; drop it")
     if faults and on_bad_row == "error":
         raise faults.error()
     _warn_of_rows(faults, faults.total)
-    samples = encoded.values()
+    samples = kept.values()
     return {
-        "idx": [records["idx"][number] for number in encoded],
+        "idx": [records["idx"][number] for number in kept],
         "input_ids": [sample["input_ids"] for sample in samples],
         "prompt_length": [sample["prompt_length"] for sample in samples],
         "length": [len(sample["input_ids"]) for sample in samples],

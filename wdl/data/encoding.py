@@ -53,17 +53,6 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return _tokens(tokenizer, [render(tokenizer, messages)])[0]
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    completion: str,
-    end_token: int,
-) -> Encoded:
-    """Tokens of one sample; see :func:`encode_batch`."""
-    record: Record = {"messages": list(messages), "completion": completion, "thought": ""}
-    return encode_batch(tokenizer, [compose(tokenizer, record, end_token)], end_token)[0]
-
-
 def encode_batch(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], end_token: int
 ) -> list[Encoded]:

@@ -120,25 +120,19 @@ def data_files(path: Path) -> list[Path]:
         if not path.name.endswith(DATA_SUFFIXES):
             raise UserError(f"{path}: {_conversion(path)}")
         return [path]
-    visible = [p for p in sorted(path.rglob("*")) if not _is_hidden(p.relative_to(path))]
-    found = [p for p in visible if p.name.endswith(DATA_SUFFIXES) and p.is_file()]
-    files = [p for p in found if not _is_held_out(p.relative_to(path))]
-    others = [p for p in visible if p not in files and (p.is_file() or p.is_symlink())]
-    read, unread = (", ".join(str(p.relative_to(path)) for p in some) for some in (files, others))
-    if not files:
-        why = (
-            f"only {unread}; name the file to read"
-            if found
-            else _conversion(others[0] if others else path / "table.csv")
-        )
-        raise UserError(f"{path}: the folder holds no data to train on, {why}")
+    inside = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file() or p.is_symlink())
+    visible = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    data = [file for file in visible if file.name.endswith(DATA_SUFFIXES)]
+    read = [file for file in data if not _is_held_out(file)]
+    unread = ", ".join(map(str, sorted({*visible} - {*read})))
+    if data and not read:
+        raise UserError(f"{path}: nothing to train on, only {unread}; name the file to read")
+    if not read:
+        other = path / next(iter(visible), "table.csv")
+        raise UserError(f"{path}: no data in the folder; {_conversion(other)}")
     rest = f"; does not read {unread}" if unread else ""
-    rank_zero_info(f"{path}: reads {read}{rest}")
-    return files
-
-
-def _is_hidden(file: Path) -> bool:
-    return any(part.startswith(".") for part in file.parts)
+    rank_zero_info(f"{path}: reads {', '.join(map(str, read))}{rest}")
+    return [path / file for file in read]
 
 
 def _is_held_out(file: Path) -> bool:
@@ -173,7 +167,7 @@ def rows_of(part: Part, faults: list[str]) -> Iterator[tuple[int, Any]]:
             yield from _parquet_rows(part)
             return
         # cut off data are no error to every decompressor, and end after a first part to some
-        stream = pa.input_stream(str(part), compression="detect")
+        stream = pa.input_stream(str(part), compression="detect", buffer_size=2**20)
         with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
             is_list = part.name.endswith(LISTS)
             yield from _elements(part, text) if is_list else _json_lines(part, text, faults)
@@ -215,21 +209,18 @@ def _elements(file: Path, stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON list, decoded one by one so that each has its line."""
     decoder = json.JSONDecoder()
     text, position, line = "", 0, 1  # what is read, and how far it is decoded
-    opened = ended = False
+    opened = closed = ended = False
     while True:
-        position, line = _skip(text, position, line, also="," if opened else "")
+        position, line = _skip(text, position, line, also="," if opened and not closed else "")
         character = text[position : position + 1]
-        if character and not opened:
-            if character != "[":
-                raise UserError(
-                    f"{file}:{line}: a .json file holds one list of rows; name it .jsonl if each "
-                    "line is a row"
-                )
-            opened, position = True, position + 1
+        if character and (closed or (not opened and character != "[")):
+            raise UserError(
+                f"{file}:{line}: a .json file holds one list of rows and nothing "
+                f"{'after' if closed else 'before'} it; name it .jsonl if each line is a row"
+            )
+        if character and (not opened or character == "]"):
+            opened, closed, position = True, opened, position + 1
             continue
-        if character == "]":
-            _check_end(file, text[position + 1 :], line, stream)
-            return
         if character:
             try:
                 row, end = decoder.raw_decode(text, position)
@@ -242,25 +233,13 @@ def _elements(file: Path, stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
                     line += text.count("\n", position, end)
                     position = end
                     continue
-        elif ended and opened:
+        elif ended and opened and not closed:
             raise UserError(f"{file}:{line}: the list is not closed; the file is cut off")
         elif ended:
             return
         # twice as much each time, so that one long row is not begun again too often
         more = stream.read(max(JSON_CHUNK, len(text) - position))
         text, position, ended = text[position:] + more, 0, not more
-
-
-def _check_end(file: Path, rest: str, line: int, stream: io.TextIOBase) -> None:
-    while True:
-        position, line = _skip(rest, 0, line)
-        if position < len(rest):
-            raise UserError(
-                f"{file}:{line}: there is text after the list of rows; put all rows into one list, "
-                "or name the file .jsonl if each line is a row"
-            )
-        if not (rest := stream.read(JSON_CHUNK)):
-            return
 
 
 def _broken(file: Path, error: Exception, text: str, position: int, line: int) -> UserError:

@@ -37,7 +37,7 @@ SYSTEMS = ("system", "system_prompt")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
 WEIGHTS = ("weight", "train", "training", "loss")
 """What says of a message whether it is trained; the first two also of a row."""
-SWITCHES = re.compile("weights|.*_weight|.*_?mask|.*thinking|chat_template.*|train_on_.*")
+SWITCHES = re.compile("weights|.*_weight|.*mask|.*thinking|chat_template.*|train_on_.*")
 MEANT = re.compile(
     "system|history|tools?|functions?|reasoning|think(ing)?|thoughts?|images?|videos?|audios?|"
     "contexts?|documents?"
@@ -70,12 +70,12 @@ def parse_row(row: Any) -> Record:
     read = {"idx", schema, *SYSTEMS, *WEIGHTS[:2]}
     if answer_key := SCHEMAS[schema]:
         read |= {"input", "history", answer_key}
-        question = [_text(row, key) for key in (schema, "input") if key == schema or _has(row, key)]
-        pairs = [*_history(row), ("\n\n".join(question), _answer(row, answer_key))]
-        asked = [
-            (role, text) for pair in pairs for role, text in zip(ROLES[1:], pair, strict=False)
-        ]
-        turns = [{"role": role, "content": text} for role, text in asked]
+        keys = (schema, "input") if _has(row, "input") else (schema,)
+        question = "\n\n".join(_text(row, key) for key in keys)
+        texts = [text for pair in _history(row) for text in pair]
+        texts += [question, _answer(row, answer_key)]
+        roles = ["user", "assistant"] * (len(texts) // 2)
+        turns = [{"role": r, "content": text} for r, text in zip(roles, texts, strict=True)]
     else:
         turns, thought = _turns(row[schema], schema)
     for key in filter(partial(_has, row), SYSTEMS):
@@ -90,15 +90,13 @@ def parse_row(row: Any) -> Record:
 
 
 def _schema(row: dict[str, Any]) -> str:
-    """The key of the question."""
+    """The key of the question, of the schema that the row fits or at least begins."""
     fitting = [q for q, a in SCHEMAS.items() if _has(row, q) and _has(row, a or q)]
     if len(fitting) > 1:
         raise RowError(f"the row fits several schemas, {' and '.join(fitting)}; keep one of them")
-    begun = sorted(
-        row.keys() & SCHEMAS, key=lambda key: (not _has(row, key), [*SCHEMAS].index(key))
-    )
-    if fitting or begun:
-        return [*fitting, *begun][0]
+    begun = [q for q in SCHEMAS if _has(row, q)] or [q for q in SCHEMAS if q in row]
+    for schema in fitting or begun:
+        return schema
     raise RowError(
         f"the row has none of {', '.join(SCHEMAS)}; it has {', '.join(map(repr, row)) or 'no key'}"
     )
@@ -191,16 +189,13 @@ def _check_weight(row: dict[str, Any], keys: Sequence[str], is_answer: bool) -> 
 def _refuse_unread(row: Mapping[str, Any], read: Collection[str], said: str) -> None:
     """Refuse keys that are not read but seem to mean something."""
     for key, value in row.items():
-        if key in read or not _has(row, key) or str(value).strip() in said:
+        is_said = isinstance(value, str) and value.strip() in said
+        if key in read or is_said or not _has(row, key):
             continue
         words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", key)]
         looks_meant = any(map(MEANT.fullmatch, words)) and not any(map(HARMLESS.fullmatch, words))
-        is_schema = key in (*SCHEMAS, *SCHEMAS.values(), "input")
-        if (
-            is_schema
-            or SWITCHES.fullmatch(key)
-            or (looks_meant and '"' in json.dumps(value, default=str))
-        ):
+        is_meant = looks_meant and '"' in json.dumps(value, default=str)
+        if is_meant or SWITCHES.fullmatch(key) or key in (*SCHEMAS, *SCHEMAS.values(), "input"):
             raise RowError(
                 f"{key!r} is not read, and may change what is trained; put what it says into the "
                 "conversation, or drop it"
