@@ -74,7 +74,8 @@ def render(
             "mend it"
         ) from None
     for role, said in ((message["role"], message["content"].strip()) for message in messages):
-        if role != "assistant" and said not in text and json.dumps(said)[1:-1] not in text:
+        escaped = json.dumps(said, ensure_ascii=False)[1:-1]
+        if role != "assistant" and said not in text and escaped not in text:
             raise UserError(f"{place} leaves out what {role} says; leave that out, or mend it")
     return text
 
