@@ -118,6 +118,27 @@ def test_empty_answers_are_left_out(tmp_path: Path) -> None:
     assert reader.left_out == [f"{file}:2: 'completion' is empty; fill it in or drop the row"]
 
 
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        ([None, 0, None, 1, None], [2, 0, 3, 1, 4]),
+        ([7, None, None], [7, 0, 1]),
+        ([None, None, -1, 1], [0, 2, -1, 1]),
+        ([None, 9, "bad", None], [0, 9, 1]),
+    ],
+)
+def test_rows_without_an_idx_are_numbered_around_the_others(
+    given: list, numbers: list[int], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"idx": idx, "prompt": "a", "completion": f"{n}"} for n, idx in enumerate(given)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    records = read_records([file], on_bad_row="skip")
+    assert [record["idx"] for record in records] == numbers
+    order = [n for n, idx in enumerate(given) if idx != "bad"]
+    assert [record["completion"] for record in records] == list(map(str, order))
+
+
 def test_messages_may_carry_information(tmp_path: Path) -> None:
     question = {**QUESTION, "info": {"source": "x", "reference_answer": "2"}}
     answer = {**ANSWER, "info": {"think_content": "...", "answer_content": "2"}}

@@ -18,7 +18,7 @@ model writes them (Qwen3's drops their thoughts); several rows train several ans
 Any other key is harmless, such as the "info" of AM-DeepSeek-R1-Distilled's messages, unless it is
 one of ``SWITCHES`` or looks like something to train with: a word of its name is in ``MEANT``, none
 in ``HARMLESS``, and it holds more than numbers. Such a key is refused. A key without a value counts
-for nothing, and so does one whose text the conversation holds anyway.
+for nothing, and so does one that says again what a message says.
 """
 
 import json
@@ -84,7 +84,7 @@ def parse_row(row: Any) -> Record:
         elif turns[0]["content"] != row[key]:
             raise RowError(f"{key!r} and a system message say different things; keep one")
     _check_weight(row, WEIGHTS[:2], is_answer=True)
-    _refuse_unread(row, read, "\n".join(turn["content"] for turn in turns))
+    _refuse_unread(row, read, [turn["content"].strip() for turn in turns])
     *messages, answer = turns
     return {"messages": messages, "completion": answer["content"], "thought": thought}
 
@@ -147,7 +147,7 @@ def _turns(messages: Any, schema: str) -> tuple[list[dict[str, str]], str]:
             if is_last:
                 thought, keys = _thought(message, turn["content"]), {*keys, *THOUGHTS}
             _check_weight(message, WEIGHTS, is_answer=is_last)
-            _refuse_unread(message, {*keys, *WEIGHTS}, turn["content"])
+            _refuse_unread(message, {*keys, *WEIGHTS})
         except RowError as fault:
             raise type(fault)(f"message {number}: {fault}") from None
         turns.append(turn)
@@ -186,7 +186,7 @@ def _check_weight(row: dict[str, Any], keys: Sequence[str], is_answer: bool) -> 
             )
 
 
-def _refuse_unread(row: Mapping[str, Any], read: Collection[str], said: str) -> None:
+def _refuse_unread(row: Mapping[str, Any], read: Collection[str], said: Sequence[str] = ()) -> None:
     """Refuse keys that are not read but seem to mean something."""
     for key, value in row.items():
         is_said = isinstance(value, str) and value.strip() in said
