@@ -18,10 +18,10 @@ test: check $(VLLM)/installed
 	$(BIN)/pytest
 
 matrix: $(VENV)/installed
-	WDL_TEST_MATRIX=1 $(BIN)/pytest tests/test_strategies.py
+	WDL_TEST_MATRIX=1 $(BIN)/pytest tests/training/test_strategies.py
 
 kill-test: $(VENV)/installed
-	WDL_TEST_KILLS=30 $(BIN)/pytest tests/test_kills.py
+	WDL_TEST_KILLS=30 $(BIN)/pytest tests/training/test_kills.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

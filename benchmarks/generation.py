@@ -19,10 +19,8 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from wdl.evaluation.jobs import stop_tokens
-from wdl.generation.engine import Sampling
+from wdl.generation.engine import Request, Sampling
 from wdl.generation.protocols import PROTOCOLS
-from wdl.generation.requests import Request, render
 from wdl.generation.transformers_engine import MAX_ROWS, TransformersEngine, plan_batches
 from wdl.questions.benchmarks import BENCHMARKS
 from wdl.questions.problems import Problem, load_problems
@@ -33,7 +31,7 @@ QUICK = PROTOCOLS["quick"]
 
 def ours(engine: TransformersEngine, requests: list[Request], sampling: Sampling) -> int:
     """Generate, and count the tokens."""
-    return sum(len(g.tokens) for part in engine.generate(requests, sampling) for g in part)
+    return sum(g.new_tokens for part in engine.generate(requests, sampling) for g in part)
 
 
 @torch.inference_mode()
@@ -42,13 +40,13 @@ def theirs(engine: TransformersEngine, requests: list[Request], sampling: Sampli
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,
-        eos_token_id=list(sampling.stop_tokens),
+        eos_token_id=list(engine.stop_tokens),
         pad_token_id=0,
     )
-    for batch in plan_batches(requests, sampling.max_new_tokens):
-        width = max(len(request.prompt) for request in batch)
-        prompts = [[0] * (width - len(r.prompt)) + r.prompt for r in batch]
-        mask = [[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in batch]
+    for batch in plan_batches(engine.prompts(requests, sampling), sampling.max_new_tokens):
+        width = max(len(prompt.tokens) for prompt in batch)
+        prompts = [[0] * (width - len(p.tokens)) + p.tokens for p in batch]
+        mask = [[0] * (width - len(p.tokens)) + [1] * len(p.tokens) for p in batch]
         engine.model.generate(  # type: ignore[operator]
             torch.tensor(prompts), attention_mask=torch.tensor(mask), generation_config=config
         )
@@ -77,15 +75,14 @@ def word_problems(count: int) -> list[Problem]:
 def main() -> None:
     """Measure and print the table."""
     engine = TransformersEngine(str(TINY / "strong"))
-    stop = stop_tokens(str(TINY / "strong"), engine.tokenizer)
-    sampling = Sampling(QUICK.max_new_tokens, 0.0, 1.0, 42, stop)
+    sampling = QUICK.sampling("arithmetic")
     heldout = load_problems(BENCHMARKS["arithmetic"], TINY / "heldout.jsonl")
     print(f"{'CPU seconds':24}{'tokens':>8}{'ours':>8}{'generate':>10}{'limit':>8}{'ratio':>8}")
     for name, problems in (
         ("500 held-out problems", heldout),
         ("128 word problems", word_problems(128)),
     ):
-        requests = render(engine.tokenizer, problems, QUICK)
+        requests = QUICK.requests(problems)
         ours(engine, requests[:8], sampling)
         began = time.process_time()
         tokens = ours(engine, requests, sampling)

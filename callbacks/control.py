@@ -1,29 +1,28 @@
-"""Trains the control of a joint run: plain SFT from the same start on as many tokens."""
+"""Trains the control of a run: the same from the same start, without what the method adds."""
 
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from wdl.system.processes import environment_of_child
+from wdl.training.run_folder import RunFolder
 
 CONTROL = "sft_control"
 
 
-def train_control(run: Path, tokens: int) -> Path | None:
-    """Plain SFT with the settings of ``run``, on ``tokens`` tokens an epoch; its run folder."""
-    rank_zero_info(f"training the control: plain SFT on {tokens} tokens an epoch")
+def train_control(run: RunFolder, options: Sequence[str]) -> RunFolder | None:
+    """A run within ``run``'s folder, with its settings but for ``options``; None if it failed."""
+    rank_zero_info(f"training the control: {' '.join(options)}")
     flags = [
-        *("--config", str(run / "config.yaml")),
-        *("--runs", str(run), "--name", CONTROL, "--ckpt_path", "null"),
-        *("--model.weak", "null", "--model.lam", "1"),
-        *("--data.selection.weights", "uniform"),
-        *("--data.selection.draw", "without_replacement", "--data.selection.tokens", str(tokens)),
+        *("--config", str(run.config)),
+        *("--runs", str(run.path), "--name", CONTROL, "--ckpt_path", "null"),
+        *options,
         *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),
     ]
     command = [sys.executable, "-m", "wdl", "fit", *flags]
     if subprocess.run(command, env=environment_of_child()).returncode:
         rank_zero_warn("the control failed, see above; the run itself is complete")
         return None
-    return (run / CONTROL / "latest").resolve()
+    return RunFolder.latest(run.path, CONTROL)

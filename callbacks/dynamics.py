@@ -1,71 +1,89 @@
-"""The logit dynamics in TensorBoard: curves that belong together in one chart, and histograms."""
+"""The logit dynamics in TensorBoard: a chart of each quantity, with a curve of each branch."""
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from wdl.metrics.dynamics import EDGES, curves
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.metrics.dynamics import BRANCHES, EDGES, LOSSES
+from wdl.training.pair import Pair
 
 
-class DynamicsCharts(Callback):
-    """Writes the layout of the custom scalars when a fit starts, histograms at each validation."""
+class BranchLogger(TensorBoardLogger):
+    """Writes what is of one branch to a run of the branch's own, under the tag that all share.
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One process writes."""
-        assert isinstance(pl_module, WeakDrivenModule)
-        if pl_module.dynamics.level == "off":
-            return
-        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            trained = curves(pl_module.train_dynamics.full, "weak" in pl_module.sources)
-            validated = curves(True, "weak" in pl_module.sources)
-            trainer.logger.experiment.add_custom_scalars(
-                {
-                    "training": _charts("dynamics", trained),
-                    "validation": _charts("val/dynamics", validated),
-                }
-            )
+    TensorBoard draws one chart of a tag, with a colour for each run: ``dynamics/margin/weak`` is
+    the tag ``dynamics/margin`` in the run's folder ``dynamics/weak``. The validation losses keep
+    their names, and share ``val/losses`` besides.
+
+    Args:
+        save_dir: Folder of all runs.
+        name: Of the run, whose starts are its folders ``version_N``.
+    """
+
+    def __init__(self, save_dir: str, name: str) -> None:
+        super().__init__(save_dir, name, default_hp_metric=False)
+        self._branches: dict[str, SummaryWriter] = {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Each metric where it belongs."""
+        losses = {f"val/losses/{of}": metrics[n] for of, n in LOSSES.items() if n in metrics}
+        for name, value in {**metrics, **losses}.items():
+            writer, tag = self._place(name)
+            writer.add_scalar(tag, value, step)
+
+    @rank_zero_only
+    def log_histogram(self, name: str, counts: Tensor, step: int) -> None:
+        """Counts [len(EDGES) + 1] in the bins of EDGES, within the bins that hold any."""
+        limits = torch.cat((EDGES, torch.tensor([sys.float_info.max], dtype=torch.float64)))
+        first, last = counts.nonzero()[[0, -1], 0].tolist()
+        kept, upper = counts[first : last + 1], limits[first : last + 1]
+        ends = limits[max(0, first - 1)].item(), upper[-1].item()
+        number, total, squares = ((kept * upper**power).sum().item() for power in (0, 1, 2))
+        writer, tag = self._place(name)
+        writer.add_histogram_raw(
+            *(tag, *ends, number, total, squares), upper.tolist(), kept.tolist(), step
+        )
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write out what is held back."""
+        super().save()
+        for writer in self._branches.values():
+            writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close all files."""
+        super().finalize(status)
+        for writer in self._branches.values():
+            writer.close()
+
+    def _place(self, name: str) -> tuple[SummaryWriter, str]:
+        """Writer of a metric, and its tag there."""
+        tag, _, branch = name.rpartition("/")
+        if branch not in BRANCHES:
+            return self.experiment, name
+        if branch not in self._branches:
+            self._branches[branch] = SummaryWriter(Path(self.log_dir, "dynamics", branch))
+        return self._branches[branch], tag
+
+
+class DynamicsHistograms(Callback):
+    """Writes the values' histograms at each validation; curves are logged by the module."""
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the module forgets what it has seen; every process takes part in the sum."""
-        assert isinstance(pl_module, WeakDrivenModule)
-        if pl_module.dynamics.level == "off":
-            return
-        histograms = pl_module.val_dynamics.compute().histograms
-        if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            for name, counts in histograms.items():
-                if counts.any():
-                    writer = trainer.logger.experiment
-                    _write(writer, f"histograms/{name}", counts.cpu(), trainer.global_step - 1)
-
-
-def _charts(prefix: str, named: dict[str, tuple[str, ...]]) -> dict[str, list]:
-    return {
-        chart: ["Multiline", [f"{prefix}/{chart}/{curve}$" for curve in named_curves]]
-        for chart, named_curves in named.items()
-    }
-
-
-def _write(writer: SummaryWriter, tag: str, counts: Tensor, step: int) -> None:
-    """Counts in the bins of EDGES, all within the bins that hold any."""
-    limits = torch.cat((EDGES, torch.tensor([sys.float_info.max], dtype=torch.float64)))
-    filled = counts.nonzero().squeeze(1)
-    first, last = int(filled[0]), int(filled[-1])
-    lowest = limits[max(0, first - 1)].item()
-    kept, upper = counts[first : last + 1], limits[first : last + 1]
-    writer.add_histogram_raw(
-        tag,
-        min=lowest,
-        max=upper[-1].item(),
-        num=int(kept.sum()),
-        sum=(kept * upper).sum().item(),
-        sum_squares=(kept * upper.square()).sum().item(),
-        bucket_limits=upper.tolist(),
-        bucket_counts=kept.tolist(),
-        global_step=step,
-    )
+        assert isinstance(pl_module, Pair)
+        for name, counts in pl_module.histograms().items():
+            if counts.any() and isinstance(trainer.logger, BranchLogger):
+                step = trainer.global_step - 1
+                trainer.logger.log_histogram(f"histograms/{name}", counts.cpu(), step)

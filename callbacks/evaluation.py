@@ -18,25 +18,27 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
-from transformers import AutoTokenizer
 from wdl.callbacks.control import CONTROL, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
 
 from wdl.config.paths import ModelSource
-from wdl.data.weak_driven import WeakDrivenDataModule
+from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
-from wdl.evaluation.jobs import render_all
+from wdl.evaluation.jobs import prepare
 from wdl.evaluation.sources import Sources, load_data
 from wdl.evaluation.views import write_tensorboard
-from wdl.generation.engines import EngineName, describe_engine
+from wdl.generation.engine import TRANSFORMERS, EngineName
+from wdl.generation.engines import find_engine
 from wdl.generation.protocols import find_protocol
 from wdl.generation.vllm_options import VllmOptions
+from wdl.metrics.dynamics import DYNAMICS
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
 from wdl.training.export import write_strong
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.training.pair import Pair
+from wdl.training.run_folder import RunFolder
 
 Summary = dict[str, Any]
 
@@ -56,7 +58,7 @@ class Evaluation(Callback):
         benchmark: What is graded, as in ``wdl evaluate --benchmarks``; null grades nothing.
         data: The benchmark's problems, as in ``wdl evaluate --data``.
         protocol: How answers are generated, as in ``wdl evaluate --protocol``.
-        engine: What generates: transformers for tiny models, vllm for all others.
+        engine: What generates, as in ``wdl evaluate --engine``.
         vllm: Where vLLM is and what it may use. While a fit goes on, the model that trains stays
             on the accelerators: ``gpu_memory_utilization`` must fit beside it.
         every_n_validations: Also grade the strong branch after every n-th validation of a fit,
@@ -72,7 +74,7 @@ class Evaluation(Callback):
         benchmark: str | None = None,
         data: Sources | None = None,
         protocol: str = "quick",
-        engine: EngineName = "transformers",
+        engine: EngineName = TRANSFORMERS,
         vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
         every_n_validations: int | None = None,
         limit: float | None = 14400.0,
@@ -86,7 +88,7 @@ class Evaluation(Callback):
         self.benchmark = benchmark
         self.data = data
         self.protocol = protocol
-        self.engine: EngineName = engine
+        self.engine = engine
         self.vllm = vllm
         self.every_n_validations = every_n_validations
         self.limit = limit
@@ -110,9 +112,8 @@ class Evaluation(Callback):
         try:
             protocol = find_protocol(self.protocol)
             sets = load_data(find_benchmarks(self.benchmark), self.data)
-            describe_engine(self.engine, self.vllm)
-            tokenizer = AutoTokenizer.from_pretrained(strong)
-            render_all("model.strong", strong, sets, protocol, tokenizer)
+            engine = find_engine(self.engine, self.vllm)(strong)
+            prepare("model.strong", engine, sets, protocol)
         except UserError as error:
             faults = [f"evaluation: {fault}" for fault in error.faults]
             raise UserError(*faults, total=error.total) from error
@@ -135,14 +136,13 @@ class Evaluation(Callback):
         every = self.every_n_validations
         if self.benchmark is None or every is None or self._validations % every:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
+        assert isinstance(pl_module, Pair)
         self._grade_now(trainer, pl_module)
 
-    def _grade_now(self, trainer: pl.Trainer, module: WeakDrivenModule) -> None:
+    def _grade_now(self, trainer: pl.Trainer, module: Pair) -> None:
         """Every process takes part in the export; the others wait for the grades."""
-        assert trainer.log_dir is not None
         step = trainer.global_step
-        out = Path(trainer.log_dir) / "evaluation" / f"step={step}"
+        out = RunFolder.of(trainer).evaluation_at(step)
         model = out / "model"
         torch.cuda.empty_cache()  # what no tensor uses is room for the engine
         try:
@@ -162,33 +162,34 @@ class Evaluation(Callback):
         """On one process, after the strategy has given back its memory."""
         if trainer.interrupted or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
-        assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir would wait for all
-        run = Path(trainer.logger.log_dir)
-        data: WeakDrivenDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(pl_module, Pair)
+        run = RunFolder.of_first(trainer)
+        data: PlannedDataModule = trainer.datamodule  # type: ignore[attr-defined]
         epochs = trainer.global_step / data.summary.steps
-        results: dict[str, Any] = {
-            "steps": trainer.global_step,
-            "tokens": {"strong_after": round(data.summary.tokens * epochs)},
-            "validation": self._final_metrics(trainer),
-        }
-        models = _starting_points(pl_module) | {"strong_after": run / "strong"}
+        tokens = {"strong_after": round(data.summary.tokens * epochs)}
+        scores: dict[str, Any] = {}
+        models = _starting_points(pl_module) | {"strong_after": run.strong}
         if self.sft_control:
-            control = train_control(run, data.summary.tokens)
+            control = train_control(run, [*pl_module.control(), *data.control()])
             if control is not None:
-                models[CONTROL] = control / "strong"
-                trained = json.loads((control / "results.json").read_text())
-                results["tokens"][CONTROL] = trained["tokens"]["strong_after"]
+                models[CONTROL] = control.strong
+                trained = json.loads(control.results.read_text())
+                tokens[CONTROL] = trained["tokens"]["strong_after"]
         if self.benchmark is not None:
-            out = run / "evaluation"
+            out = run.evaluation
             try:
                 summary = self._grade(models, out, trainer)
                 write_tensorboard(summary, out, _writer(trainer), trainer.global_step)
-                results |= self._scores(summary)
+                scores = self._scores(summary)
             except EvaluationFailed as failure:
                 rank_zero_warn(f"the final evaluation failed: {failure}; the run is complete")
-        write_json(run / "results.json", results)
-        rank_zero_info(f"results: {run / 'results.json'}")
+        found = self._final_metrics(trainer)
+        dynamics = {n.removeprefix(DYNAMICS): v for n, v in found.items() if DYNAMICS in n}
+        losses = {name: value for name, value in found.items() if DYNAMICS not in name}
+        results = scores | {"steps": trainer.global_step, "tokens": tokens}
+        results |= {"validation": losses, "dynamics": dynamics}
+        write_json(run.results, results)
+        rank_zero_info(f"results: {run.results}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Of ``wdl validate``: grade when the metrics are on the screen and memory is free.
@@ -198,7 +199,7 @@ class Evaluation(Callback):
         """
         if stage != "validate" or self.benchmark is None or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, WeakDrivenModule)
+        assert isinstance(pl_module, Pair)
         checkpoint = trainer.ckpt_path
         if checkpoint is None and self.out is None:
             rank_zero_info(
@@ -271,7 +272,7 @@ class Evaluation(Callback):
         }
 
 
-def _starting_points(module: WeakDrivenModule) -> dict[str, str | Path]:
+def _starting_points(module: Pair) -> dict[str, str | Path]:
     """The branches as they were before the fit."""
     starts = {"weak": module.sources["weak"]} if "weak" in module.sources else {}
     if module.pretrained:

@@ -10,10 +10,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from wdl.branches.whole_weights import gather_weights
-from wdl.data.weak_driven import WeakDrivenDataModule
+from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.training.export import DType, export_model
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.training.pair import Pair
+from wdl.training.run_folder import RunFolder
 
 
 class StrongExport(Callback):
@@ -67,7 +68,7 @@ class StrongExport(Callback):
         """After every n-th optimizer step."""
         step = trainer.global_step
         if self.every_n_steps and step > self._last_step and step % self.every_n_steps == 0:
-            self._export(trainer, pl_module, f"exports/step={step}")
+            self._export(trainer, pl_module, RunFolder.of(trainer).export(step))
         self._last_step = step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,7 +86,8 @@ class StrongExport(Callback):
         full = len(self._best) >= self.best_k
         if full and worst is not None and sign * value >= sign * self._best[worst]:
             return
-        folder = self._export(trainer, pl_module, f"exports/best-step={trainer.global_step}")
+        folder = RunFolder.of(trainer).export(trainer.global_step, best=True)
+        self._export(trainer, pl_module, folder)
         self._best[str(folder)] = value
         if full and worst is not None:
             del self._best[worst]
@@ -102,21 +104,19 @@ class StrongExport(Callback):
             self._finish(trainer, pl_module)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        folder = self._export(trainer, pl_module, "strong")
+        folder = RunFolder.of(trainer).strong
+        self._export(trainer, pl_module, folder)
         self._finished = True
         rank_zero_info(f"exported the strong branch to {folder}")
 
-    def _export(self, trainer: pl.Trainer, pl_module: pl.LightningModule, name: str) -> Path:
-        assert isinstance(pl_module, WeakDrivenModule)
-        assert trainer.log_dir is not None
-        folder = Path(trainer.log_dir) / name
+    def _export(self, trainer: pl.Trainer, pl_module: pl.LightningModule, folder: Path) -> None:
+        assert isinstance(pl_module, Pair)
         export_strong(trainer, pl_module, folder, self.dtype)
         trainer.strategy.barrier("exported")
-        return folder
 
 
 def export_strong(
-    trainer: pl.Trainer, module: WeakDrivenModule, folder: Path, dtype: DType | None = None
+    trainer: pl.Trainer, module: Pair, folder: Path, dtype: DType | None = None
 ) -> None:
     """Write the strong branch as it is now: gather on every process, write on the first.
 
@@ -126,5 +126,5 @@ def export_strong(
     if not trainer.is_global_zero:
         return
     data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, WeakDrivenDataModule)
+    assert isinstance(data, PlannedDataModule)
     export_model(module.strong, weights, data.tokenizer, folder, made, dtype, module.lora)

@@ -12,13 +12,14 @@ import socket
 import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_info
+
+from wdl.training.run_folder import RunFolder
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -80,9 +81,8 @@ class StopOnSignal(Callback):
     def _stop_if_told(self, trainer: pl.Trainer) -> None:
         if not trainer.strategy.reduce_boolean_decision(self.heard, all=False):
             return
-        assert trainer.log_dir is not None
         name = f"stopped-epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
-        checkpoint = Path(trainer.log_dir) / "checkpoints" / name
+        checkpoint = RunFolder.of(trainer).checkpoints / name
         trainer.save_checkpoint(checkpoint)
         rank_zero_info(f"stopped; saved {checkpoint}: go on with --ckpt_path last")
         number = self._received or signal.SIGTERM  # heard by another process

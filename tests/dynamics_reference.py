@@ -26,6 +26,7 @@ def reference(
             "min": z.min(1).values,
             "p_max": p.max(1).values,
             "p_target": (p * onehot).sum(1),
+            "saturation": ((p * onehot).sum(1) > 0.99).double(),
             "residual_norm": (p - onehot).norm(dim=1),
             "entropy": torch.special.entr(p).sum(1),
         }
@@ -39,7 +40,6 @@ def reference(
     found |= {
         "amplification/all": received.sum() / alone.sum(),
         "amplification/saturated": received[saturated].sum() / alone[saturated].sum(),
-        "saturation/strong": saturated.double(),
         "kl/mixed_strong": (p_mixed * (p_mixed / p_strong).log()).sum(1),
         "agreement/weak_strong": (weak.argmax(1) == strong.argmax(1)).double(),
         "hard_negatives/share": hard.double().mean(1),

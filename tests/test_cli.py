@@ -45,7 +45,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--model.lam", "1.5"], "model.lam: 1.5"),
         (["--model.lam", "much"], "model.lam"),
         (["--trainer.max_epochs", "x"], "trainer.max_epochs: Expected one of int, null. Got"),
-        (["--model.lamm", "1"], "--model.lamm"),
+        (["--model.lamm", "1"], "model.lamm: there is no such key (model.lam?)"),
         (["--trainer.max_step", "4"], "--trainer.max_step"),
         (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed needs a GPU"),
         (["--trainer.devices", "2"], "for example data.micro_batch_size 8"),

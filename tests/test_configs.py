@@ -46,16 +46,16 @@ def test_overlays_change_neither_lists_nor_classes(
 
 def test_defaults_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
     config = printed(capsys, "joint.yaml")
-    assert config["model"]["lam"] == 0.5
-    assert config["model"]["train_weak"] is True
-    assert config["data"]["selection"]["weights"] == "normalised"
-    assert config["data"]["selection"]["draw"] == "with_replacement"
+    assert config["model"]["init_args"]["lam"] == 0.5
+    assert config["model"]["init_args"]["train_weak"] is True
+    assert config["data"]["init_args"]["selection"]["weights"] == "normalised"
+    assert config["data"]["init_args"]["selection"]["draw"] == "with_replacement"
 
 
 def test_paths_in_a_yaml_are_meant_from_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
     config = printed(capsys, "joint.yaml")
-    assert config["model"]["strong"] == str(CONFIGS / "tiny" / "strong")
-    assert config["data"]["path"] == str(CONFIGS / "tiny" / "train.jsonl")
+    assert config["model"]["init_args"]["strong"] == str(CONFIGS / "tiny" / "strong")
+    assert config["data"]["init_args"]["path"] == str(CONFIGS / "tiny" / "train.jsonl")
 
 
 def test_paths_on_the_command_line_are_meant_from_the_current_folder(
@@ -64,4 +64,4 @@ def test_paths_on_the_command_line_are_meant_from_the_current_folder(
     with pytest.raises(SystemExit):
         main(["fit", f"--config={CONFIGS}/joint.yaml", "--data.path=mine.jsonl", "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
-    assert config["data"]["path"] == str(tmp_path / "mine.jsonl")
+    assert config["data"]["init_args"]["path"] == str(tmp_path / "mine.jsonl")

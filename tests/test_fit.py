@@ -1,7 +1,6 @@
 """The whole path through the real command: fit, control, export, grades, validate, resume."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,13 +13,14 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIGS
+from events import read_events, runs_seen
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wdl.branches.loading import load_branch
 from wdl.data.records import RecordReader
+from wdl.metrics.dynamics import LOSSES
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
@@ -67,7 +67,7 @@ def run(settings: list[str]) -> Path:
     """The folder of a finished joint run with its control."""
     wdl("fit", *settings)
     (runs,) = (flag.removeprefix("--runs=") for flag in settings if flag.startswith("--runs="))
-    return (Path(runs) / "joint" / "latest").resolve()
+    return (Path(runs) / "joint" / "latest" / "strong").resolve().parent
 
 
 def test_a_run_leaves_everything_where_it_is_looked_for(run: Path) -> None:
@@ -80,6 +80,8 @@ def test_a_run_leaves_everything_where_it_is_looked_for(run: Path) -> None:
 def test_results_hold_all_four_rows(run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     expected = {"weak", "strong_before", "strong_after", "sft_control"}
+    assert next(iter(results)) == "exact_match" and list(results)[-1] == "dynamics"
+    assert set(results["validation"]) == set(LOSSES.values())
     assert set(results["exact_match"]) == expected
     assert all(0 <= value <= 1 for value in results["exact_match"].values())
     for label in expected:
@@ -103,12 +105,10 @@ def test_the_export_loads_and_has_changed(run: Path, settings: list[str]) -> Non
 
 
 def test_events_can_be_read_back(run: Path) -> None:
-    events = EventAccumulator(str(run))
-    events.Reload()
+    events = read_events(run)
     tags = set(events.Tags()["scalars"])
     assert {"train/loss", "val/loss", "val/strong_loss", "val/weak_loss"} <= tags
     assert {"selection/unique", "selection/effective_sample_size"} <= tags
-    assert {"dynamics/margin/weak", "dynamics/margin/strong", "dynamics/margin/mixed"} <= tags
     assert {"val/dynamics/hard_negatives/mass", "final/loss"} <= tags
     (logged,) = events.Scalars("final/loss")
     assert logged.value == pytest.approx(events.Scalars("val/loss")[-1].value)
@@ -120,20 +120,37 @@ def test_events_can_be_read_back(run: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_validate_gives_the_metrics_and_grades_of_the_fit(run: Path, settings: list[str]) -> None:
-    last = json.loads((run / "results.json").read_text())["validation"]
+def test_tensorboard_shows_every_run_once(run: Path) -> None:
+    seen = {name for name in runs_seen(run) if "latest" not in Path(name).parts}
+    branches = {f"dynamics/{branch}" for branch in LOSSES}
+    control = {"strong", "mixed"}
+    assert seen == {
+        *(".", "sft_control/version_0", *branches),
+        *(f"sft_control/version_0/dynamics/{branch}" for branch in control),
+    }
+
+
+def test_validate_gives_the_metrics_and_grades_of_the_fit(
+    run: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")  # in which no number is cut
+    last = json.loads((run / "results.json").read_text())
     printed = wdl("validate", *settings, "--ckpt_path", "last").stdout
     rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()}
-    assert printed.index("per completion token") < printed.index("strong  arithmetic")
+    assert printed.index("per completion token") < printed.index("protocol quick")
     (graded,) = (run / "checkpoints").glob("*.evaluation")
     assert {path.name for path in graded.iterdir() if path.is_dir()} == {"strong"}
     answers = (graded / "strong" / "arithmetic.jsonl").read_text()
     assert answers == (run / "evaluation" / "strong_after" / "arithmetic.jsonl").read_text()
-    losses = [last[name] for name in ("val/weak_loss", "val/strong_loss", "val/loss")]
+    losses = [last["validation"][name] for name in LOSSES.values()]
     assert list(map(float, rows["loss"])) == pytest.approx(losses, rel=1e-3)
-    dynamics = [last[f"val/dynamics/margin/{of}"] for of in ("weak", "strong", "mixed")]
+    dynamics = [last["dynamics"][f"margin/{of}"] for of in LOSSES]
     assert list(map(float, rows["margin"])) == pytest.approx(dynamics, rel=1e-3)
-    assert "hard negatives, mass: " in printed and "amplification, saturated: " in printed
+    first = ["per", "loss", "entropy", "margin", "p", "saturation", "also", "target"]
+    found = [line.split()[0] for line in printed.splitlines() if re.match(r" \w", line)]
+    assert found[: len(first)] == first
+    (mass,) = (line.split()[-1] for line in printed.splitlines() if "negatives, mass" in line)
+    assert float(mass) == pytest.approx(last["dynamics"]["hard_negatives/mass"], rel=1e-3)
 
 
 def test_a_second_run_overwrites_nothing(run: Path, settings: list[str]) -> None:
@@ -146,7 +163,7 @@ def test_a_second_run_overwrites_nothing(run: Path, settings: list[str]) -> None
     wdl("fit", *settings, *quick)
     assert (run.parent / "version_0" / "results.json").read_bytes() == before
     assert (run.parent / "version_1" / "strong" / "model.safetensors").exists()
-    assert os.readlink(run.parent / "latest") == "version_1"
+    assert (run.parent / "latest" / "strong").resolve().parent.name == "version_1"
     hyperparameters = yaml.safe_load((run.parent / "version_1" / "hparams.yaml").read_text())
     assert hyperparameters["model"]["lam"] == 0.5
 
@@ -208,6 +225,8 @@ def test_torchrun_with_two_processes_under_zero_3_trains_the_same(
     assert (
         len(re.findall(r"at step \d+ failed: not done within 1 s; training goes on", printed)) == 2
     )
+    for branch in LOSSES:  # one of the processes writes
+        assert len(list(run.parents[1].glob(f"ranks/version_0/dynamics/{branch}/*"))) == 1
     whole = load_file(run / "strong" / "model.safetensors")
     shared = load_file(run.parents[1] / "ranks/version_0/strong/model.safetensors")
     for name, weight in whole.items():

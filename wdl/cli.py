@@ -59,6 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
     end_with_parent_if_told()
     # threads that spin while they wait for each other slow a busy machine down several times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own classes; last, so that they hide no library
     if args == ["--parse"]:  # for ``wdl pipeline``
         print(json.dumps([_parse(words) for words in json.load(sys.stdin)]))
         return

@@ -1,86 +1,45 @@
-"""``wdl fit`` and ``wdl validate``: LightningCLI with this project's module, data and callbacks."""
+"""``wdl fit`` and ``wdl validate``: LightningCLI with this project's methods, data and callbacks.
+
+``model.class_path`` and ``data.class_path`` choose the method; weak-driven learning is the default,
+whose options can be given without naming it: ``--model.strong X``.
+"""
 
 import logging
 import os
-import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from transformers.utils.logging import disable_progress_bar
 
 from wdl.callbacks.checkpoints import Checkpoints
-from wdl.callbacks.dynamics import DynamicsCharts
+from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
+from wdl.callbacks.saved_config import SavedConfig
 from wdl.callbacks.screen import ValidationTable
 from wdl.callbacks.stopping import StopOnSignal
 from wdl.config.parser import PlainParser
+from wdl.data.planned import PlannedDataModule
 from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.system.files import point_to
 from wdl.system.processes import rank
-from wdl.training.checkpoints import check_checkpoint, newest_checkpoint
+from wdl.training.checkpoints import check_checkpoint
 from wdl.training.deepspeed import DeepSpeed
+from wdl.training.pair import Pair
+from wdl.training.resume import check_strategy
+from wdl.training.run_folder import newest_checkpoint, remove_partial
 from wdl.training.weak_driven import WeakDrivenModule
 
-
-class Parser(PlainParser, LightningArgumentParser):
-    """Lightning's parser with this project's messages."""
-
-
-class RunFolder(SaveConfigCallback):
-    """Saves the configuration in the run's folder and in its events, points ``latest`` to it."""
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Only a fit has a folder of its own."""
-        if stage == "fit":
-            self.config = self.config.clone()
-            self.config.ckpt_path = None  # to repeat the run is not to go on with it
-            super().setup(trainer, pl_module, stage)
-            assert isinstance(trainer.logger, TensorBoardLogger)
-            trainer.logger.hparams = self._settings()  # or Lightning writes an empty hparams.yaml
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Not before: a run that cannot go on from its checkpoint is none."""
-        self._point_to_it(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Where nothing was left to train."""
-        self._point_to_it(trainer)
-
-    def _point_to_it(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir waits for all
-            folder = Path(trainer.logger.log_dir)
-            point_to(folder.parent / "latest", folder)
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Log the hyperparameters with what they led to, for TensorBoard's table of runs."""
-        assert isinstance(trainer.logger, TensorBoardLogger)
-        metrics = {
-            f"final/{name.removeprefix('val/')}": value.item()
-            for name, value in trainer.logged_metrics.items()
-            if name.startswith("val/") and name.endswith("loss")
-        }
-        trainer.logger.log_hyperparams(self._settings(), metrics, step=trainer.global_step)
-
-    def _settings(self) -> dict[str, Any]:
-        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        return {
-            **{key: settings[key] for key in ("model", "data")},
-            "trainer": {key: settings["trainer"][key] for key in ("max_epochs", "precision")},
-            "seed": settings["seed_everything"],
-        }
-
+DEFAULTS: dict[str, type] = {"model": WeakDrivenModule, "data": WeakDrivenDataModule}
+"""Classes that a configuration means which names none."""
 
 CKPT_PATH = {
     "fit": "Checkpoint to go on from: a path, or last for the newest complete one of all versions "
@@ -90,8 +49,36 @@ CKPT_PATH = {
 }
 
 
-class WeakDrivenCLI(LightningCLI):
-    """Arguments and links of a weak-driven run."""
+class Parser(PlainParser, LightningArgumentParser):
+    """Lightning's parser with this project's messages, and the options of the default classes."""
+
+    def known_keys(self) -> set[str]:
+        """Those of the default classes too."""
+        of_classes = (options.known_keys() for options in _default_options())
+        return super().known_keys().union(*of_classes)
+
+    def format_help(self, formatter: Any = None) -> str:
+        """The help, with the options of the default classes spelt out."""
+        text = super().format_help(formatter)
+        if "  --data CONFIG" not in text:
+            return text
+        end = text.index("\n\n", text.index("  --data CONFIG")) + 1
+        spelt_out = "".join(
+            options.format_help().partition("\n\n")[2] for options in _default_options()
+        )
+        return f"{text[:end]}\n{spelt_out}{text[end:]}"
+
+
+def _default_options() -> Iterator[PlainParser]:
+    """Parsers of the options of the default classes."""
+    for key, default in DEFAULTS.items():
+        options = PlainParser(usage="-", add_help=False)
+        options.add_class_arguments(default, key, fail_untyped=False, sub_configs=True)
+        yield options
+
+
+class FitCLI(LightningCLI):
+    """Arguments and links of a run."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -111,8 +98,10 @@ class WeakDrivenCLI(LightningCLI):
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Model and data first: what people look for in the help."""
-        parser.add_lightning_class_args(WeakDrivenModule, "model")
-        parser.add_lightning_class_args(WeakDrivenDataModule, "data")
+        parser.add_lightning_class_args(Pair, "model", subclass_mode=True)
+        parser.add_lightning_class_args(PlannedDataModule, "data", subclass_mode=True)
+        names = {key: f"{cls.__module__}.{cls.__name__}" for key, cls in DEFAULTS.items()}
+        parser.set_defaults({key: {"class_path": name} for key, name in names.items()})
         parser.add_lightning_class_args(StrongExport, "export")  # before what evaluates it
         parser.add_lightning_class_args(Evaluation, "evaluation")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
@@ -127,8 +116,8 @@ class WeakDrivenCLI(LightningCLI):
             default="runs",
             help="Folder of all runs; this one writes to RUNS/NAME/version_N.",
         )
-        parser.link_arguments("model.strong", "data.strong")
-        parser.link_arguments("model.weak", "data.weak")
+        for branch in ("strong", "weak"):
+            parser.link_arguments(f"model.init_args.{branch}", f"data.init_args.{branch}")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: checkpoints hold no hyperparameters, and none is opened before it is checked."""
@@ -137,22 +126,46 @@ class WeakDrivenCLI(LightningCLI):
         """Find the checkpoint that is asked for, and look at it before it is opened."""
         config = self.config[self.subcommand]
         if config.ckpt_path == "last":
-            runs = Path(config.runs, config.name)
-            newest = newest_checkpoint(runs)
+            run = Path(config.runs, config.name)
+            newest = newest_checkpoint(run)
             if newest is None and self.subcommand != "fit":
-                raise UserError(f"ckpt_path: {runs} holds no checkpoint; leave --ckpt_path out")
+                raise UserError(f"ckpt_path: {run} holds no checkpoint; leave --ckpt_path out")
             if self.subcommand == "fit" and rank() == 0:
-                _remove_partial(runs)
+                remove_partial(run)
             if newest is None:  # so that a requeued job has one command, for its first start too
-                rank_zero_info(f"{runs} holds no checkpoint: starting from the beginning")
+                rank_zero_info(f"{run} holds no checkpoint: starting from the beginning")
             config.ckpt_path = None if newest is None else str(newest)
         elif config.ckpt_path is None and self.subcommand == "validate":
             rank_zero_info("no --ckpt_path: validating the models as they are")
         if config.ckpt_path is not None:
             check_checkpoint(Path(config.ckpt_path))
 
+    def instantiate_classes(self) -> None:
+        """As Lightning does; what a class refuses is one line, whatever is wrapped around it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__ or cause.__context__
+            raise cause or error from None
+
     def after_instantiate_classes(self) -> None:
         """Look at all input before a model is loaded."""
+        self._check_trainer()
+        checkpoint = self.config[self.subcommand].ckpt_path
+        if self.subcommand == "fit" and checkpoint is not None:
+            strategy = self.trainer.strategy
+            stage = strategy.zero_stage if isinstance(strategy, DeepSpeed) else None
+            check_strategy(Path(checkpoint), stage, self.trainer.world_size)
+        self.datamodule.check_inputs()
+        if self.subcommand == "fit":
+            self.datamodule.accumulation(self.trainer.world_size)
+        evaluation = self._get(self.config_init, "evaluation")
+        evaluation.check_inputs(self.model.sources["strong"])
+
+    def _check_trainer(self) -> None:
+        """Refuse what the trainer would do otherwise than the user means."""
         if self.trainer.accumulate_grad_batches != 1:
             raise UserError(
                 "trainer.accumulate_grad_batches: it follows from data.batch_size, "
@@ -174,84 +187,55 @@ class WeakDrivenCLI(LightningCLI):
                 )
             except ValueError as error:
                 raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from error
-        checkpoint = self.config[self.subcommand].ckpt_path
-        if self.subcommand == "fit" and checkpoint is not None:
-            if isinstance(strategy, DeepSpeed):
-                strategy.check_resumable(Path(checkpoint))
-            elif Path(checkpoint).is_dir():
-                raise UserError(
-                    f"{checkpoint}: DeepSpeed wrote this checkpoint; go on with trainer.strategy "
-                    "wdl.training.deepspeed.DeepSpeed"
-                )
-        self.datamodule.check_inputs()
-        if self.subcommand == "fit":
-            self.datamodule.accumulation(self.trainer.world_size)
-        evaluation = self._get(self.config_init, "evaluation")
-        evaluation.check_inputs(self.model.sources["strong"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and nothing else anywhere."""
         runs, name = (self._get(self.config, key) for key in ("runs", "name"))
-        logger: TensorBoardLogger | bool = False
-        if self.subcommand == "fit":
-            logger = TensorBoardLogger(runs, name=name, default_hp_metric=False)
+        logger = BranchLogger(runs, name) if self.subcommand == "fit" else False
         # where Lightning looks for what SLURM interrupted; not among what lies in this folder
         root = str(Path(runs, name))
         return super().instantiate_trainer(logger=logger, default_root_dir=root, **kwargs)
+
+
+class _ParseOnly(FitCLI):
+    """Parses, and leaves it at that."""
+
+    def _set_seed(self) -> None: ...
+    def before_instantiate_classes(self) -> None: ...
+    def instantiate_classes(self) -> None: ...
+    def after_instantiate_classes(self) -> None: ...
+    def _run_subcommand(self, subcommand: str) -> None: ...
 
 
 def run(args: list[str]) -> None:
     """Parse ``args`` (verb first) and run the verb."""
     _quieten()
     try:
-        WeakDrivenCLI(
-            WeakDrivenModule,
-            WeakDrivenDataModule,
-            save_config_callback=RunFolder,
-            trainer_defaults={"callbacks": [DynamicsCharts(), ValidationTable(), StopOnSignal()]},
-            seed_everything_default=42,
-            parser_kwargs={"prog": "wdl"}
-            | {
-                verb: {"usage": f"wdl {verb} --config FILE [--config FILE ...] [options]"}
-                for verb in WeakDrivenCLI.subcommands()
-            },
-            parser_class=Parser,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        _start(FitCLI, args)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
 
 
 def parse(args: list[str]) -> Any:
     """The configuration that ``args`` (verb first) stand for; nothing is run."""
+    return _start(_ParseOnly, args).config[args[0]]
 
-    class Configuration(WeakDrivenCLI):
-        """Parses, and leaves it at that."""
 
-        def _set_seed(self) -> None: ...
-        def before_instantiate_classes(self) -> None: ...
-        def instantiate_classes(self) -> None: ...
-        def after_instantiate_classes(self) -> None: ...
-        def _run_subcommand(self, subcommand: str) -> None: ...
-
-    cli = Configuration(
-        WeakDrivenModule,
-        WeakDrivenDataModule,
-        parser_kwargs={"prog": "wdl"},
+def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
+    usage = "wdl {} --config FILE [--config FILE ...] [options]".format
+    return cli(
+        Pair,
+        PlannedDataModule,
+        save_config_callback=SavedConfig,
+        trainer_defaults={"callbacks": [DynamicsHistograms(), ValidationTable(), StopOnSignal()]},
+        seed_everything_default=42,
+        parser_kwargs={"prog": "wdl"}
+        | {verb: {"usage": usage(verb)} for verb in cli.subcommands()},
         parser_class=Parser,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         args=args,
     )
-    return cli.config[args[0]]
-
-
-def _remove_partial(runs: Path) -> None:
-    """What a killed run was writing, which may be large."""
-    for partial in (*runs.glob("version_*/.*.partial"), *runs.glob("version_*/*/.*.partial")):
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _quieten() -> None:

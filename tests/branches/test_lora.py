@@ -96,7 +96,7 @@ def test_it_equals_two_separate_models(
             a, b = parameter, weights[f"{layer}.lora_B.default.weight"]
             change = apart.strong.get_parameter(f"{layer}.weight").grad
             assert change is not None and b.grad is not None
-            scaled = LORA.scale * change
+            scaled = LORA.alpha / LORA.rank * change
             torch.testing.assert_close(a.grad, b.T @ scaled, rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(b.grad, scaled @ a.T, rtol=1e-4, atol=1e-6)
 

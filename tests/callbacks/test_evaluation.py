@@ -21,6 +21,7 @@ from wdl.callbacks.export import StrongExport
 from wdl.config.paths import InputPath, ModelSource
 from wdl.errors import UserError
 from wdl.evaluation.sources import Sources
+from wdl.generation.engine import EngineName
 from wdl.generation.vllm_options import VllmOptions
 from wdl.training.deepspeed import DeepSpeed
 from wdl.training.weak_driven import WeakDrivenModule
@@ -144,7 +145,7 @@ def test_an_engine_that_crashes_stops_no_fit(
     broken_vllm: VllmOptions,
 ) -> None:
     """Graded every second validation; the final evaluation fails, too."""
-    evaluation = Evaluation("arithmetic", problems, protocol, "vllm", broken_vllm, 2)
+    evaluation = Evaluation("arithmetic", problems, protocol, EngineName("vllm"), broken_vllm, 2)
     evaluation.check_inputs(ModelSource(pair[0]))
     with pytest.warns(UserWarning, match="evaluation") as warned:
         run = fit(pair[0], data, evaluation)

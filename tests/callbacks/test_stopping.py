@@ -19,7 +19,8 @@ from wdl.callbacks.stopping import SIGNALS, StopOnSignal
 
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.weak_driven import Selection, WeakDrivenDataModule
-from wdl.training.checkpoints import defect, newest_checkpoint
+from wdl.training.checkpoints import defect
+from wdl.training.run_folder import newest_checkpoint
 from wdl.training.weak_driven import WeakDrivenModule
 
 
@@ -115,7 +116,11 @@ def test_told_to_in_the_last_validation(
             num_sanity_val_steps=0,
         )
         data = WeakDrivenDataModule(
-            DataSource(sums), strong, weak, Selection(weights="uniform"), 8, 8, val_fraction=0.2
+            DataSource(sums),
+            *(strong, weak, Selection(weights="uniform")),
+            batch_size=8,
+            micro_batch_size=8,
+            val_fraction=0.2,
         )
         module = WeakDrivenModule(strong, weak)
         trainer.fit(module, data, ckpt_path=None if resume is None else str(resume))

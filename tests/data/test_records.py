@@ -10,7 +10,6 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from wdl.data import rows
 from wdl.data.records import OnBadRow, RecordReader
 from wdl.data.rows import HubData, Part, data_files, data_parts, rows_of
 from wdl.errors import UserError
@@ -250,22 +249,14 @@ def test_binary_file(tmp_path: Path) -> None:
         ("[]", "rows.json: the file is empty"),
     ],
 )
-@pytest.mark.parametrize("chunk", [1, 2**20])
-def test_faults_of_json_lists(
-    text: str, fault: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "JSON_CHUNK", chunk)
+def test_faults_of_json_lists(text: str, fault: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text(text)
     with pytest.raises(UserError, match=fault):
         read_records([file])
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5, 1000])
-def test_json_lists_are_read_in_chunks(
-    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "JSON_CHUNK", chunk)
+def test_each_element_of_a_json_list_has_its_line(tmp_path: Path) -> None:
     values = [{"a": 'é\n"]', "b": [1, {"c": None}]}, 12345, -1.5e-07, "x, y", [], True, {}]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(values, indent=1, ensure_ascii=False))

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from wdl.data import rows
 from wdl.data.rows import data_files, rows_of
 from wdl.errors import UserError
 
@@ -103,11 +102,10 @@ def test_a_cut_off_file_is_an_error_even_where_a_line_ends(suffix: str, tmp_path
     file = tmp_path / f"rows.jsonl{suffix}"
     file.write_bytes(whole[: len(whole) * 2 // 3])
     faults: list[str] = []
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=f"damaged {suffix[1:].capitalize()} data"):
         list(rows_of(file, faults))
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 2**20])
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -118,13 +116,10 @@ def test_a_cut_off_file_is_an_error_even_where_a_line_ends(suffix: str, tmp_path
         ('[{"a": 1}]' + " " * 5000 + "\n\nx", 3),
     ],
 )
-def test_text_after_a_list_is_refused(
-    text: str, line: int, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rows, "JSON_CHUNK", chunk)
+def test_text_after_a_list_is_refused(text: str, line: int, tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text(text)
-    with pytest.raises(UserError, match=f"rows.json:{line}: .* nothing after it"):
+    with pytest.raises(UserError, match=f"rows.json:{line}: .* text after the list"):
         list(rows_of(file, []))
 
 

@@ -74,6 +74,24 @@ def test_ranks_and_restarts_change_no_byte(
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_two_runs_at_once_share_the_scores(
+    samples: Dataset, pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TOKENS_PER_BATCH", 20)
+    first, second = (EntropyStore(tmp_path / "h.jsonl", {}) for _ in range(2))
+    entropies = module.sample_entropies
+
+    def interrupted(*args: Any) -> list[float]:
+        monkeypatch.setattr(module, "sample_entropies", entropies)
+        score(second, samples, pair[0])
+        return entropies(*args)
+
+    monkeypatch.setattr(module, "sample_entropies", interrupted)
+    score(first, samples, pair[0])
+    assert len(list(tmp_path.glob(".h.jsonl.parts/0-*.jsonl"))) == 2
+    assert first.finish(len(samples)) and second.finish(len(samples))
+
+
 def test_a_finished_store_needs_no_model(
     samples: Dataset, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -13,7 +13,6 @@ def answer(problem: str, status: str, stated: str | None = None, **more: Any) ->
         "id": problem,
         "status": status,
         "answer": stated,
-        "second_opinion": None,
         **defaults,
         **more,
     }
@@ -59,17 +58,3 @@ def test_several_answers_per_problem() -> None:
         "pass@4",
         "pass@5",
     ]
-
-
-def test_lists_where_the_graders_disagree() -> None:
-    summary = summarise(
-        [
-            answer("a", "correct", "5", second_opinion=True),
-            answer("b", "correct", "5", second_opinion=False),
-            answer("c", "wrong", "6", second_opinion=True),
-            answer("d", "wrong", "6", second_opinion=None),
-            answer("e", "could_not_grade", "6", second_opinion=False),
-        ]
-    )
-    assert [row["id"] for row in summary["disagreements"]] == ["b", "c"]
-    assert summary["disagreements"][0]["second_opinion"] is False

@@ -85,10 +85,7 @@ def test_what_is_done_is_not_done_again(
     assert "already" not in capsys.readouterr().out
     before = contents(Path("out"))
 
-    def refuse(self: Any, source: str) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("wdl.generation.transformers_engine.TransformersEngine.__init__", refuse)
+    monkeypatch.delattr("wdl.generation.transformers_engine.AutoModelForCausalLM")
     main(command(pair, data, protocol, "out"))
     assert contents(Path("out")) == before
     assert capsys.readouterr().out.count("graded already") == 2
@@ -185,8 +182,12 @@ def test_a_failing_engine_costs_its_model_alone(
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        (["--model", "nowhere"], "--model nowhere: there is no such folder"),
-        (["--model", "a=.,a=."], "the folder holds no config.json"),
+        (["--model", "nowhere"], "--model: there is no folder nowhere;"),
+        (["--model", "./nope"], "--model: there is no folder nope;"),
+        (["--model", "../x/y"], "--model: there is no folder"),
+        (["--model", "~/no-such-model"], "--model: there is no folder"),
+        (["--model", "a=."], "holds no config.json"),
+        (["--model", "a=.,a=."], "a second model 'a'"),
         (["--data", "nowhere.json"], "nowhere.json: there is no such file"),
         (["--protocol", "slow"], "--protocol slow: choose from"),
         (["--benchmarks", "gsm9k"], "--benchmarks gsm9k: choose from"),
@@ -239,7 +240,7 @@ def test_paths_in_a_yaml_are_meant_from_its_folder(
 @pytest.mark.parametrize(
     ("name", "size", "fault"),
     [
-        ("config.json", 10, "config.json is broken"),
+        ("config.json", 10, "its configuration cannot be read"),
         ("model.safetensors", 100, "model.safetensors is damaged"),
         ("model.safetensors", -4, "model.safetensors is damaged"),
         ("chat_template.jinja", None, "the tokenizer has no chat template"),

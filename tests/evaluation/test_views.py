@@ -23,7 +23,6 @@ def summary() -> dict[str, Any]:
         "cut_off_rate": 0.125,
         "new_tokens": 33.0,
         "pass@2": {"value": 0.625, "interval": [0.5, 0.875]},
-        "disagreements": [],
     }
     return {
         "protocol": {"name": "mine", "version": 2},

@@ -7,18 +7,23 @@ import pytest
 
 from wdl.errors import UserError
 from wdl.generation.protocols import PROTOCOLS, Protocol, find_protocol
+from wdl.questions.problems import Problem
 
 
 def test_the_papers_protocol() -> None:
     paper = PROTOCOLS["paper"]
     assert (paper.temperature, paper.samples, paper.seed) == (0, 1, 42)
-    assert [paper.new_tokens(name) for name in ("aime2025", "amc23", "gsm8k")] == [8192, 8192, 4096]
+    assert [paper.sampling(name).max_new_tokens for name in ("aime2025", "amc23", "gsm8k")] == [
+        8192,
+        8192,
+        4096,
+    ]
     assert paper.system_prompt is not None
     assert "<think>" in paper.system_prompt
 
 
 def test_quick_is_for_tiny_models() -> None:
-    assert PROTOCOLS["quick"].new_tokens("amc23") == 256
+    assert PROTOCOLS["quick"].sampling("amc23").max_new_tokens == 256
 
 
 def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
@@ -30,6 +35,13 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_saved_protocol_is_the_same_again() -> None:
     assert Protocol(**PROTOCOLS["sampled"].as_dict()) == PROTOCOLS["sampled"]
+
+
+def test_each_sample_is_a_request() -> None:
+    problems = [Problem("a", "1+1?", "2"), Problem("b", "2+2?", "4")]
+    requests = Protocol("two", samples=2, temperature=1.0).requests(problems)
+    assert [request.key for request in requests] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert requests[2].messages == [{"role": "user", "content": "2+2?"}]
 
 
 def test_an_unknown_name() -> None:

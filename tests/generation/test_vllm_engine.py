@@ -6,6 +6,7 @@ Its interpreter is .venv-vllm/bin/python, which ``make test`` sets up, or that o
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,12 @@ from conftest import CONFIGS, REPOSITORY
 
 from wdl.cli import main
 from wdl.config.paths import InputPath
-from wdl.evaluation.jobs import journal_entry, prepare
+from wdl.evaluation.jobs import prepare
 from wdl.evaluation.sources import ProblemSet
-from wdl.generation.engine import Generation, Sampling
+from wdl.generation.engine import Generation, Request, Sampling
 from wdl.generation.protocols import PROTOCOLS
-from wdl.generation.requests import Request, render
 from wdl.generation.transformers_engine import TransformersEngine
-from wdl.generation.vllm_engine import VllmEngine, describe_vllm
+from wdl.generation.vllm_engine import VllmEngine
 from wdl.generation.vllm_options import VllmOptions
 from wdl.questions.benchmarks import BENCHMARKS
 from wdl.questions.problems import load_problems
@@ -32,6 +32,7 @@ STRONG = CONFIGS / "tiny" / "strong"
 HELDOUT = CONFIGS / "tiny" / "heldout.jsonl"
 OPTIONS = VllmOptions(python=InputPath(INTERPRETER.absolute()))
 QUICK = PROTOCOLS["quick"]
+GREEDY = QUICK.sampling("arithmetic")
 CLOSE = 1e-3
 # The tests' folder changes, and the variable may hold a relative path.
 REAL = Path(os.environ.get("WDL_BENCHMARK_DATA", "nowhere")).absolute() / "amc23.json"
@@ -44,21 +45,14 @@ def transformers() -> TransformersEngine:
 
 @pytest.fixture(scope="module")
 def vllm() -> Iterator[VllmEngine]:
-    engine = VllmEngine(str(STRONG), 1024, OPTIONS)
+    engine = VllmEngine(str(STRONG), OPTIONS)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def requests(transformers: TransformersEngine) -> list[Request]:
-    problems = load_problems(BENCHMARKS["arithmetic"], HELDOUT)
-    return render(transformers.tokenizer, problems[:64], QUICK)
-
-
-@pytest.fixture(scope="module")
-def greedy() -> Sampling:
-    (job,) = prepare("strong", str(STRONG), [problem_set(HELDOUT, "arithmetic")], QUICK, {})
-    return job.sampling
+def requests() -> list[Request]:
+    return QUICK.requests(load_problems(BENCHMARKS["arithmetic"], HELDOUT)[:64])
 
 
 def problem_set(file: Path, name: str) -> ProblemSet:
@@ -70,51 +64,56 @@ def collect(parts: Iterator[list[Generation]]) -> dict[tuple[str, int], Generati
 
 
 def gap_where_they_part(
-    engine: TransformersEngine, prompt: list[int], one: list[int], other: list[int]
+    engine: TransformersEngine, request: Request, one: str, other: str
 ) -> float:
     """Between the logits of the two likeliest tokens, where two answers first differ."""
-    place = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    (prompt,) = engine.prompts([request], GREEDY)
+    left, right = (
+        engine.tokenizer(text, add_special_tokens=False).input_ids for text in (one, other)
+    )
+    pairs = enumerate(zip(left, right, strict=False))
+    place = next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
     with torch.no_grad():
-        logits = engine.model(torch.tensor([prompt + one[:place]])).logits[0, -1]
+        logits = engine.model(torch.tensor([prompt.tokens + left[:place]])).logits[0, -1]
     first, second = logits.topk(2).values.tolist()
     return first - second
 
 
+def test_both_engines_read_the_same(vllm: VllmEngine, transformers: TransformersEngine) -> None:
+    requests = QUICK.requests(load_problems(BENCHMARKS["arithmetic"], HELDOUT))
+    assert vllm.check(requests, GREEDY) == transformers.check(requests, GREEDY)
+
+
 def test_both_engines_give_the_same_answers(
-    vllm: VllmEngine, transformers: TransformersEngine, requests: list[Request], greedy: Sampling
+    vllm: VllmEngine, transformers: TransformersEngine, requests: list[Request]
 ) -> None:
-    theirs = collect(vllm.generate(requests, greedy))
-    ours = collect(transformers.generate(requests, greedy))
+    theirs = collect(vllm.generate(requests, GREEDY))
+    ours = collect(transformers.generate(requests, GREEDY))
     assert theirs.keys() == ours.keys()
     for request in requests:
         one, other = ours[request.key], theirs[request.key]
-        assert other.first_logprob == pytest.approx(one.first_logprob, abs=CLOSE)
-        if one.tokens != other.tokens:
-            gap = gap_where_they_part(transformers, request.prompt, one.tokens, other.tokens)
+        if one != other:
+            gap = gap_where_they_part(transformers, request, one.completion, other.completion)
             assert gap < CLOSE
-        else:
-            assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
 
 
-def test_samples_have_seeds_of_their_own(
-    vllm: VllmEngine, requests: list[Request], greedy: Sampling
-) -> None:
-    sampling = Sampling(32, 2.0, 1.0, 42, greedy.stop_tokens)
+def test_samples_have_seeds_of_their_own(vllm: VllmEngine, requests: list[Request]) -> None:
+    sampling = Sampling(32, 2.0, 1.0, 42)
     first = requests[0]
-    several = [Request(first.id, sample, first.prompt) for sample in range(8)]
+    several = [Request(first.id, sample, first.messages) for sample in range(8)]
     answers = collect(vllm.generate(several, sampling))
-    assert len({tuple(answer.tokens) for answer in answers.values()}) > 1
+    assert len({answer.completion for answer in answers.values()}) > 1
     alone = collect(vllm.generate(several, sampling, done={r.key for r in several[1:]}))
-    assert alone[first.id, 0].tokens == answers[first.id, 0].tokens
+    assert alone[first.id, 0] == answers[first.id, 0]
 
 
 def test_a_killed_engine_is_reported_and_keeps_what_was_finished(
-    vllm: VllmEngine, requests: list[Request], greedy: Sampling
+    vllm: VllmEngine, requests: list[Request]
 ) -> None:
     """The last to use this engine."""
     finished = 0
     with pytest.raises(ChildFailure, match="killed by SIGKILL"):
-        for part in vllm.generate(requests, greedy):
+        for part in vllm.generate(requests, GREEDY):
             finished += len(part)
             os.kill(vllm._children[0]._process.pid, 9)
     assert finished >= 1
@@ -140,13 +139,13 @@ def test_the_command_goes_on_from_a_journal(
 ) -> None:
     """All of a benchmark, of which a killed run had answered a part."""
     out = Path("out")
-    (job,) = prepare(
-        "strong", str(STRONG), [problem_set(file, name)], QUICK, describe_vllm(OPTIONS)
-    )
+    engine = VllmEngine(str(STRONG), OPTIONS)
+    (job,) = prepare("strong", engine, [problem_set(file, name)], QUICK)
     earlier = job.requests[::4]
-    with Journal(out / "strong" / f"{name}.journal.jsonl", job.inputs) as journal:
+    inputs = engine.describe() | job.inputs
+    with Journal(out / "strong" / f"{name}.journal.jsonl", inputs) as journal:
         for part in transformers.generate(earlier, job.sampling):
-            journal.append([journal_entry(generation) for generation in part])
+            journal.append([asdict(generation) for generation in part])
     main(
         [
             *("evaluate", "--model", f"strong={STRONG}", "--benchmarks", name, "--data", str(file)),
@@ -158,7 +157,7 @@ def test_the_command_goes_on_from_a_journal(
     answers = {answer["id"]: answer for answer in map(json.loads, lines)}
     assert list(answers) == [request.id for request in job.requests]
     kept = collect(transformers.generate(earlier, job.sampling))
-    assert all(answers[id_]["completion"] == kept[id_, 0].text for id_, _ in kept)
+    assert all(answers[id_]["completion"] == kept[id_, 0].completion for id_, _ in kept)
     record = json.loads((out / "strong" / f"{name}.json").read_text())
     assert record["inputs"]["engine"]["name"] == "vllm"
     assert record["results"]["answers"] == len(job.requests)

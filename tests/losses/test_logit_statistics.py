@@ -133,23 +133,6 @@ def test_margins_mix_linearly() -> None:
     torch.testing.assert_close(mixed, LAM * strong + (1 - LAM) * weak)
 
 
-def test_several_weak_branches_count_as_their_combination() -> None:
-    hs, ws, hw, ww = make_tensors()
-    # the same branch twice, and a branch whose logits are all 0
-    hidden, heads = [hw, hw, hw], [ww, ww, torch.zeros_like(ww)]
-    several = mixed_linear_cross_entropy(
-        hs, ws, hidden, heads, LABELS, LAM, weak_weights=[0.2, 0.3, 0.5], dynamics="full"
-    )
-    halved = mixed_linear_cross_entropy(hs, ws, 0.5 * hw, ww, LABELS, LAM, dynamics="full")
-    torch.testing.assert_close(several.dynamics, halved.dynamics)
-    cheap = mixed_linear_cross_entropy(
-        hs, ws, hidden, heads, LABELS, LAM, weak_weights=[0.2, 0.3, 0.5], dynamics="cheap"
-    )
-    assert cheap.dynamics.weak is not None
-    assert halved.dynamics.weak is not None
-    torch.testing.assert_close(cheap.dynamics.weak[:2], halved.dynamics.weak[:2])
-
-
 @pytest.mark.parametrize("level", ["cheap", "full"])
 def test_without_tokens_statistics_are_empty(level: Level) -> None:
     tensors = make_tensors()

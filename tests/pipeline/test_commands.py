@@ -55,10 +55,10 @@ def test_two_rounds(rounds: Path, capsys: pytest.CaptureFixture[str], sums: Path
         yaml.safe_load((rounds / name / "latest/config.yaml").read_text())
         for name in ("joint-1", "joint-2")
     )
-    assert second["model"]["weak"] == first["model"]["strong"]
-    assert second["model"]["strong"] == str(rounds / "joint-1/latest/strong")
-    assert first["data"]["selection"]["weights"] == "normalised"
-    assert second["data"]["selection"]["weights"] == "brownboost"
+    assert second["model"]["init_args"]["weak"] == first["model"]["init_args"]["strong"]
+    assert second["model"]["init_args"]["strong"] == str(rounds / "joint-1/latest/strong")
+    assert first["data"]["init_args"]["selection"]["weights"] == "normalised"
+    assert second["data"]["init_args"]["selection"]["weights"] == "brownboost"
     history = EntropyTable.read(rounds / "score-2" / "entropies.jsonl").rounds()
     assert history.shape == (3, 40)
     assert np.array_equal(

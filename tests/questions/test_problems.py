@@ -108,7 +108,7 @@ def test_another_number_of_rows_is_refused(write_rows: Callable[..., Path]) -> N
         ("none.json", None, "no such file"),
         ("empty.jsonl", "", "the file is empty"),
         ("rows.csv", "a,b", "convert or rename"),
-        ("rows.parquet", "PAR?", "no Parquet file"),
+        ("rows.parquet", "PAR?", "damaged Parquet data"),
         ("rows.json", "[{", "broken JSON"),
     ],
 )

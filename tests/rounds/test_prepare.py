@@ -99,5 +99,5 @@ def test_another_result_is_not_overwritten(
     Path("out.jsonl").write_text("precious")
     with pytest.raises(SystemExit):
         prepare(folder, "out.jsonl")
-    assert "begun with other data" in capsys.readouterr().err
+    assert "out.jsonl: it was made with another data, limit" in capsys.readouterr().err
     assert Path("out.jsonl").read_text() == "precious"

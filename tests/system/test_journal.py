@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wdl.errors import UserError
-from wdl.system.journal import Journal
+from wdl.system.journal import Journal, read_entries
 
 INPUTS = {"model": "m", "protocol": {"name": "quick"}}
 ENTRIES = [{"id": "a", "completion": "x\u2028y\r\nz"}, {"id": "b", "completion": "é"}]
@@ -17,10 +17,10 @@ def test_keeps_what_was_appended(tmp_path: Path) -> None:
     with Journal(path, INPUTS) as journal:
         journal.append(ENTRIES[:1])
     with Journal(path, INPUTS) as journal:
-        assert journal.entries == ENTRIES[:1]
+        assert list(journal.entries()) == ENTRIES[:1]
         journal.append(ENTRIES[1:])
     with Journal(path, INPUTS) as journal:
-        assert journal.entries == ENTRIES
+        assert list(journal.entries()) == ENTRIES
 
 
 def test_a_kill_at_any_byte_leaves_whole_entries(tmp_path: Path) -> None:
@@ -31,10 +31,30 @@ def test_a_kill_at_any_byte_leaves_whole_entries(tmp_path: Path) -> None:
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
         with Journal(path, INPUTS) as journal:
-            kept = journal.entries
+            kept = list(journal.entries())
             journal.append(ENTRIES[len(kept) :])
         assert kept == ENTRIES[: len(kept)]
         assert path.read_bytes() == whole
+
+
+def test_what_is_being_written_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INPUTS) as journal:
+        journal.append(ENTRIES)
+        with path.open("ab") as stream:
+            stream.write(b'{"id": "c", "compl')
+        assert list(read_entries(path)) == ENTRIES
+
+
+def test_a_torn_line_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INPUTS) as journal:
+        journal.append(ENTRIES)
+    with path.open("ab") as stream:
+        stream.write(b"x" * 200_000)
+    with Journal(path, INPUTS) as journal:
+        assert list(journal.entries()) == ENTRIES
+    assert path.read_bytes().endswith(b"}\n")
 
 
 def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -48,5 +68,5 @@ def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    with Journal(path, INPUTS), pytest.raises(UserError, match="another evaluation is writing"):
+    with Journal(path, INPUTS), pytest.raises(UserError, match="another process is writing"):
         Journal(path, INPUTS)

@@ -19,11 +19,11 @@ from wdl.training.checkpoints import (
     check_checkpoint,
     defect,
     files_of,
-    newest_checkpoint,
     read_state,
     read_weights,
     write_manifest,
 )
+from wdl.training.run_folder import newest_checkpoint
 
 
 def write(run: Path, name: str, seconds: int, folder: bool = True) -> Path:

@@ -82,16 +82,15 @@ def test_no_graph_no_gradient_no_optimizer_state(sums: Path, pair: tuple[Path, P
     graphs: list[bool] = []
 
     def watch(module: WeakDrivenModule) -> None:
-        for branch in (module.weak, module.strong):
-            assert branch is not None
-            branch.get_input_embeddings().register_forward_hook(
+        for branch in module.branches.values():
+            branch.get_submodule("model.embed_tokens").register_forward_hook(
                 lambda *output: graphs.append(output[-1].requires_grad)
             )
 
     module, trainer = fit(sums, pair, 2, watch=watch)
-    assert set(graphs[:2]) == {False, True} and module.weak is not None
-    assert all(parameter.grad is None for parameter in module.weak.parameters())
-    assert not module.weak.training and module.strong.training
+    assert set(graphs[:2]) == {False, True} and "weak" in module.branches
+    assert all(parameter.grad is None for parameter in module.branches["weak"].parameters())
+    assert not module.branches["weak"].training and module.strong.training
     groups = trainer.optimizers[0].param_groups
     optimised = sum(parameter.numel() for group in groups for parameter in group["params"])
     assert optimised == sum(parameter.numel() for parameter in module.strong.parameters())
@@ -101,11 +100,11 @@ def test_no_graph_no_gradient_no_optimizer_state(sums: Path, pair: tuple[Path, P
 def test_it_may_be_narrower(sums: Path, pair: tuple[Path, Path], stage: Literal[1, 2]) -> None:
     module, trainer = fit(sums, pair, 5, stage, weak_dtype="bfloat16")
     _, wide = fit(sums, pair, 5, stage)
-    assert module.weak is not None
-    assert {p.dtype for p in module.weak.parameters()} == {torch.bfloat16}
+    assert "weak" in module.branches
+    assert {p.dtype for p in module.branches["weak"].parameters()} == {torch.bfloat16}
     assert {p.dtype for p in module.strong.parameters()} == {torch.float32}
     before = AutoModelForCausalLM.from_pretrained(pair[1], dtype=torch.bfloat16)
-    kept = gather_weights(module.weak)
+    kept = gather_weights(module.branches["weak"])
     assert all(torch.equal(kept[name], weight) for name, weight in before.state_dict().items())
     losses = [run.logged_metrics["val/weak_loss"].item() for run in (trainer, wide)]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -19,6 +19,7 @@ from transformers import (
 
 from wdl.branches.packed_attention import Segments, use_packed_attention
 from wdl.errors import UserError
+from wdl.system.digests import files_digest
 
 _LOGIT_CHANGES = {
     "final_logit_softcapping": None,
@@ -76,6 +77,14 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
     with _reading(source, "tokenizer"):
         return AutoTokenizer.from_pretrained(source)
+
+
+def model_digest(source: str) -> str:
+    """What tells one branch from another: its files, or the commit of a model on the hub."""
+    folder = Path(source)
+    if folder.is_dir():
+        return files_digest(sorted(p for p in folder.iterdir() if p.is_file()))
+    return f"{source}@{load_config(source)._commit_hash}"
 
 
 def load_branch(

@@ -48,11 +48,6 @@ class Lora:
     dropout: float = 0.0
     target_modules: list[str] | str = "all-linear"
 
-    @property
-    def scale(self) -> float:
-        """Factor of B·A."""
-        return self.alpha / self.rank
-
 
 def check_lora(
     lora: Lora, strong: str, weak: str | None, train_weak: bool, pretrained: bool
@@ -106,7 +101,7 @@ def load_adapted(lora: Lora, strong: str, base: str, dtype: torch.dtype) -> PreT
     model = load_branch(base, dtype)
     add_adapter(model, lora)
     if strong != base:
-        load_adapter(model, lora, base, strong)
+        _load_adapter(model, lora, base, strong)
     return model
 
 
@@ -180,7 +175,8 @@ def merge_adapter(weights: Mapping[str, Tensor], lora: Lora) -> dict[str, Tensor
         layer, wrapped, rest = name.partition(".base_layer.")
         if wrapped and rest == "weight":
             a, b = (weights[f"{layer}.lora_{part}.{_NAME}.weight"].float() for part in "AB")
-            weight = torch.addmm(weight.float(), b, a, alpha=lora.scale).to(weight.dtype)
+            scale = lora.alpha / lora.rank
+            weight = torch.addmm(weight.float(), b, a, alpha=scale).to(weight.dtype)
         if not is_adapter(name):
             merged[f"{layer}.{rest}" if wrapped else name] = weight
     return merged
@@ -211,18 +207,8 @@ def save_adapter(weights: Mapping[str, Tensor], lora: Lora, base: str, folder: P
     save_file(named, folder / _WEIGHTS, {"format": "pt"})
 
 
-def load_adapter(model: PreTrainedModel, lora: Lora, base: str, export: str) -> None:
-    """Set the adapter of ``model`` to what an earlier run has trained.
-
-    Args:
-        model: With an adapter already.
-        lora: Its settings.
-        base: Where the model came from.
-        export: A folder that the run exported.
-
-    Raises:
-        UserError: The adapter in the folder is of another model, size or scale.
-    """
+def _load_adapter(model: PreTrainedModel, lora: Lora, base: str, export: str) -> None:
+    """Set the adapter of ``model`` to the one in an export, which must be of ``base`` and alike."""
     from peft import LoraConfig
 
     folder = Path(export) / FOLDER

@@ -81,11 +81,7 @@ def render(
 
 
 def probe(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = None) -> Template:
-    """Try out a tokenizer and its chat template.
-
-    Args:
-        tokenizer: Of a model.
-        vocabulary: Rows of its output head, if ids are to be held against them.
+    """Try out a tokenizer and its chat template, for a head of ``vocabulary`` rows.
 
     Raises:
         UserError: There is none, or what it makes of a text or of a conversation is not what

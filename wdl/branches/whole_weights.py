@@ -1,13 +1,11 @@
 """Whole weights of a model whose parameters a strategy may have divided among the processes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-
-from wdl.errors import UserError
 
 
 def gather_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -31,26 +29,17 @@ def set_weights(model: nn.Module, weights: dict[str, Tensor] | None) -> None:
 
     Args:
         model: What its ``state_dict`` leaves out stays as it is.
-        weights: By their names in ``model``; None on a process whose weights do not count.
-
-    Raises:
-        UserError: A weight is only in one of them, or has another shape.
+        weights: Of the same names and shapes; None on a process whose weights do not count.
     """
-    own = model.state_dict(keep_vars=True)
-    if weights is not None and (odd := own.keys() ^ weights.keys()):
-        raise UserError(
-            f"ckpt_path: {sorted(odd)[0]} is not both in the checkpoint and in the model "
-            f"({len(odd)} such weights); it belongs to another model"
-        )
-    for name, parameter in own.items():
+    for name, parameter in model.state_dict(keep_vars=True).items():
         with whole([parameter], modified=True):
             if weights is not None:
-                if weights[name].shape != parameter.shape:
-                    raise UserError(
-                        f"ckpt_path: {name} is {list(weights[name].shape)} in the checkpoint and "
-                        f"{list(parameter.shape)} in the model; it belongs to another model"
-                    )
                 parameter.copy_(weights[name])
+
+
+def whole_shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Shape of each weight by its name, whole, also where it is divided."""
+    return {name: torch.Size(getattr(w, "ds_shape", w.shape)) for name, w in weights.items()}
 
 
 def all_finite(model: nn.Module) -> bool:

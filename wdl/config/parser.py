@@ -9,6 +9,7 @@ import itertools
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,9 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from wdl.errors import UserError
+
+_parsing = ContextVar("_parsing", default=False)
+"""Whether a parser is at work, which calls others for the options of classes."""
 
 
 class ParserFault(UserError):
@@ -38,15 +42,24 @@ class PlainParser(ArgumentParser):
         Raises:
             UserError: Says what is wrong, and where.
         """
+        if _parsing.get():  # the options of a class, whose faults its own parser explains
+            return super().parse_args(args, *more, **kwargs)
         words = list(sys.argv[1:] if args is None else args)
         check_syntax(config_files(words))
+        token = _parsing.set(True)
         try:
             return super().parse_args(args, *more, **kwargs)
         except ParserFault as fault:
             command = self.prog.replace(" [options]", "")
             command += "" if " " in command else f" {words[0]}"
-            explained = explain(fault.faults[0], words, set(_keys(self)))
+            explained = explain(fault.faults[0], words, self.known_keys())
             raise UserError(f"{explained}; see {command} --help") from fault
+        finally:
+            _parsing.reset(token)
+
+    def known_keys(self) -> set[str]:
+        """All keys there are, one of which may be meant by a misspelt one."""
+        return {key for key in _keys(self) if not key.endswith(".help")}
 
 
 def _keys(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -92,7 +105,19 @@ def check_syntax(files: Iterable[Path]) -> None:
             raise UserError(f"{file}:1: holds no keys; write one KEY: VALUE a line")
 
 
+_OF_A_CLASS = re.compile(
+    r"(?:Parser key \"(?P<key>[\w.]+)\"|(?P<plain>[\w.]+)):\s+Does not validate against any of the "
+    r"Union subtypes\s+Subtypes: .*?Errors:\s+- (?:Problem with given class_path '[\w.]+':\s+)?"
+    r"(?:(?P<option>Parser key|Option|unrecognized arguments:)|(?=[\w.]+: ))(?P<fault>.*)"
+    r"\s+- Expected an? (?:<class 'NoneType'>|null)\s+Given value type: "
+    r".*?(?:key='(?P<nested>[\w.]+)'.*)?$",
+    re.DOTALL,
+)
+"""What jsonargparse says of an option of a class that a key stands for: model, data."""
 _PLAIN = {
+    r"(?s)^Parser key \"([\w.]+)\":\s+- Expected a path but (\S+) either not .*": (
+        r"\1: \2 names no class that fits here; give one that can be imported, MODULE.CLASS"
+    ),
     r"<class '(?:\w+\.)*(\w+)'>": r"\1",
     r"NoneType": "null",
     r"an? typing\.Literal\[(.*?)\]": r"one of \1",
@@ -116,8 +141,9 @@ def explain(message: str, args: Sequence[str], known: Collection[str]) -> str:
     Returns:
         Where the fault stands, as ``FILE:LINE: `` if in a file; what it is; what may be meant.
     """
+    message = _unwrapped(message)
     for pattern, plain in _PLAIN.items():
-        message = re.sub(pattern, plain, message)
+        message = re.sub(pattern, plain, message).strip()
     unknown = re.search(r"does not accept option '([\w.]+)'|^Option '([\w.]+)'", message)
     stated = re.match(r"([\w.]+): ", message)
     key = (unknown[1] or unknown[2]) if unknown else stated[1] if stated else None
@@ -130,13 +156,31 @@ def explain(message: str, args: Sequence[str], known: Collection[str]) -> str:
     return _place(key, message, args) + message
 
 
+def _unwrapped(message: str) -> str:
+    """The fault of an option of a class as if it were the command's own: by its whole key."""
+    while wrapped := _OF_A_CLASS.match(message):
+        key = wrapped["key"] or wrapped["plain"]
+        fault = (wrapped["option"] or "") + wrapped["fault"]
+        own = re.match(r"(?:Parser key \"([\w.]+)\"|([\w.]+)):\s*(.*)", fault, re.DOTALL)
+        unknown = re.match(r"Option '([\w.]+)'|unrecognized arguments: --([\w.]+)", fault)
+        if unknown:
+            option = wrapped["nested"] or unknown[1] or unknown[2]
+            return f"Option '{key}.{option}' is not accepted"
+        if not own:
+            break
+        message = f'Parser key "{key}.{own[1] or own[2]}": {own[3]}'
+    return message
+
+
 def _place(key: str, message: str, args: Sequence[str]) -> str:
     """Where ``key`` has the value that ``message`` is about, if that is in a file for certain."""
     stated = re.search(r"(?:Got|Given) value: (.*)$", message)
     options = list(_options(args))
     if stated and (f"--{key}", stated[1]) in options:
         return ""
-    places = [(file, *_find(file, key.split("."))) for file in config_files(args)]
+    first, *rest = key.split(".")
+    spellings = [first, *rest], [first, "init_args", *rest]
+    places = [(file, *_find(file, names)) for file in config_files(args) for names in spellings]
     places = [place for place in places if place[1]]
     exact = [place for place in places if stated and place[2] == stated[1]]
     on_the_command_line = any(f"{option}.".startswith(f"--{key}.") for option, _ in options)

@@ -38,6 +38,11 @@ def _input_path(value: str) -> InputPath:
     return InputPath(os.path.abspath(os.path.expanduser(value)))
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether ``source`` names a model of the hub: spelt like one, and nothing there."""
+    return _HUB_NAME.fullmatch(source) is not None and not os.path.exists(source)
+
+
 def is_hub_data(path: str) -> bool:
     """Whether ``path`` names a data set of the hub: neither there nor spelt like a data file."""
     named = _HUB_DATA.fullmatch(path) and not path.endswith(DATA_SUFFIXES)
@@ -51,9 +56,7 @@ def _data_source(value: str) -> DataSource:
 def _model_source(value: str) -> ModelSource:
     if not value:
         raise ValueError("there is none; give one, or a file such as --config configs/joint.yaml")
-    if not os.path.exists(value) and _HUB_NAME.fullmatch(value):
-        return ModelSource(value)
-    return ModelSource(_input_path(value))
+    return ModelSource(value if is_hub_name(value) else _input_path(value))
 
 
 register_type(InputPath, serializer=str, deserializer=_input_path)

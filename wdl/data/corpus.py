@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -167,10 +166,12 @@ class Corpus:
 
     def encoding_key(self) -> dict[str, Any]:
         """What the tokens of the samples depend on."""
+        tokenizer: Any = self.tokenizer
+        fast = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         return {
             "data": self.data_digest,
             "on_bad_row": self.on_bad_row,
-            "tokenizer": _tokenizer_digest(self.tokenizer),
+            "tokenizer": value_digest(fast or [tokenizer.get_vocab(), tokenizer(PROBE).input_ids]),
             "template": str(self.tokenizer.chat_template),
             "system_prompt": self.system_prompt,
             "mask": MASK,
@@ -212,18 +213,6 @@ class Corpus:
             new_fingerprint=f"{name}{self.max_length}",
             num_proc=_workers(len(samples)),
         ).select(answered)
-
-
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    if tokenizer.is_fast:
-        return value_digest(tokenizer.backend_tokenizer.to_str())
-    with TemporaryDirectory() as folder:  # its configuration says where it was loaded from, too
-        files = [
-            Path(file)
-            for file in tokenizer.save_pretrained(folder)
-            if "config" not in Path(file).name
-        ]
-        return value_digest([files_digest(files), tokenizer(PROBE).input_ids])
 
 
 def column(samples: Dataset, name: str) -> NDArray[Any]:

@@ -30,7 +30,6 @@ TRAINED_ON = {"train", "training"}
 HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "holdout"}
 LISTS = (".json", ".json.gz", ".json.zst")
 PARQUET_ROWS = 256
-JSON_CHUNK = 2**20
 _BROKEN = (ValueError, RecursionError)  # what json raises for text that is none
 
 
@@ -58,9 +57,20 @@ class Faults(list[str]):
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set of the hub, by ``organisation/name`` or ``organisation/name:part``."""
+    """A data set of the hub.
+
+    Args:
+        name: ``organisation/name`` or ``organisation/name:part``.
+        split: Which of its splits, or several as ``train+test``.
+        streams: Whether rows come as they are read. Otherwise the whole set is downloaded first,
+            and is there without a network later on.
+        remedy: What to do if it cannot be read.
+    """
 
     name: str
+    split: str = "train"
+    streams: bool = True
+    remedy: str = "check data.path"
 
     def __str__(self) -> str:
         return self.name
@@ -85,7 +95,7 @@ class HubData:
 
         repository, _, part = self.name.partition(":")
         try:
-            rows = load_dataset(repository, part or None, split="train", streaming=True)
+            rows = load_dataset(repository, part or None, split=self.split, streaming=self.streams)
             for number, row in enumerate(rows, start=1):
                 yield number, _present(row)
         except Exception as error:
@@ -94,7 +104,7 @@ class HubData:
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(
             f"{self.name}: there is no such file, and as a data set of the hub it cannot be read "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); check data.path"
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0]}); {self.remedy}"
         )
 
 
@@ -169,14 +179,17 @@ def rows_of(part: Part, faults: list[str]) -> Iterator[tuple[int, Any]]:
         # cut off data are no error to every decompressor, and end after a first part to some
         stream = pa.input_stream(str(part), compression="detect", buffer_size=2**20)
         with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
-            is_list = part.name.endswith(LISTS)
-            yield from _elements(part, text) if is_list else _json_lines(part, text, faults)
+            if part.name.endswith(LISTS):
+                yield from _json_list(part, text.read())
+            else:
+                yield from _json_lines(part, text, faults)
     except UnicodeDecodeError:
         raise UserError(
             f"{part}: this is no UTF-8 text; convert it or choose another file"
         ) from None
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{part}: cannot be read, or is damaged ({error}); copy it again") from None
+        kind = part.suffix[1:].capitalize()
+        raise UserError(f"{part}: damaged {kind} data ({error}); copy it again") from None
 
 
 def _json_lines(file: Path, lines: io.TextIOBase, faults: list[str]) -> Iterator[tuple[int, Any]]:
@@ -205,55 +218,37 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _elements(file: Path, stream: io.TextIOBase) -> Iterator[tuple[int, Any]]:
+def _json_list(file: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON list, decoded one by one so that each has its line."""
-    decoder = json.JSONDecoder()
-    text, position, line = "", 0, 1  # what is read, and how far it is decoded
-    opened = closed = ended = False
+    place = len(text) - len(text.lstrip())
+    line = 1 + text.count("\n", 0, place)
+    if place == len(text):
+        return
+    if text[place] != "[":
+        raise UserError(
+            f"{file}:{line}: a .json file holds one list of rows; name it .jsonl if each line is a "
+            "row"
+        )
+    decode, between = json.JSONDecoder().raw_decode, re.compile(r"[^\s,]|\Z")
+    end = place + 1
     while True:
-        position, line = _skip(text, position, line, also="," if opened and not closed else "")
-        character = text[position : position + 1]
-        if character and (closed or (not opened and character != "[")):
-            raise UserError(
-                f"{file}:{line}: a .json file holds one list of rows and nothing "
-                f"{'after' if closed else 'before'} it; name it .jsonl if each line is a row"
-            )
-        if character and (not opened or character == "]"):
-            opened, closed, position = True, opened, position + 1
-            continue
-        if character:
-            try:
-                row, end = decoder.raw_decode(text, position)
-            except _BROKEN as error:
-                if ended:
-                    raise _broken(file, error, text, position, line) from None
-            else:
-                if ended or end < len(text):  # a number may go on
-                    yield line, row
-                    line += text.count("\n", position, end)
-                    position = end
-                    continue
-        elif ended and opened and not closed:
+        before, place = place, between.search(text, end).start()  # type: ignore[union-attr]
+        line += text.count("\n", before, place)
+        if place == len(text):
             raise UserError(f"{file}:{line}: the list is not closed; the file is cut off")
-        elif ended:
-            return
-        # twice as much each time, so that one long row is not begun again too often
-        more = stream.read(max(JSON_CHUNK, len(text) - position))
-        text, position, ended = text[position:] + more, 0, not more
-
-
-def _broken(file: Path, error: Exception, text: str, position: int, line: int) -> UserError:
-    if isinstance(error, json.JSONDecodeError):
-        line += text.count("\n", position, error.pos)
-    return UserError(f"{file}:{line}: broken JSON ({_reason(error)}); mend the file")
-
-
-def _skip(text: str, position: int, line: int, also: str = "") -> tuple[int, int]:
-    """Position and line of the next character that is neither white space nor in ``also``."""
-    while position < len(text) and (text[position].isspace() or text[position] in also):
-        line += text[position] == "\n"
-        position += 1
-    return position, line
+        if text[place] == "]":
+            break
+        try:
+            row, end = decode(text, place)
+        except _BROKEN as error:
+            if isinstance(error, json.JSONDecodeError):
+                line += text.count("\n", place, error.pos)
+            reason = _reason(error)
+            raise UserError(f"{file}:{line}: broken JSON ({reason}); mend the file") from None
+        yield line, row
+    if rest := text[place + 1 :].strip():
+        line += text.count("\n", place, text.index(rest, place + 1))
+        raise UserError(f"{file}:{line}: there is text after the list; put all rows into one list")
 
 
 def _reason(error: Exception) -> str:

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 
-from wdl.branches.loading import check_source, load_branch
+from wdl.branches.loading import check_source, load_branch, model_digest
 from wdl.config.paths import DataSource, InputPath, ModelSource
 from wdl.data.corpus import Corpus, TooLong
 from wdl.data.entropy_table import EntropyTable
 from wdl.data.records import OnBadRow
 from wdl.data.score_store import EntropyStore
 from wdl.errors import UserError
-from wdl.system.digests import model_digest
 
 
 def score(

@@ -5,8 +5,9 @@ alone, so neither changes a score.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from wdl.data.entropy_table import EntropyTable
 from wdl.errors import UserError
 from wdl.losses.entropy import token_entropy
 from wdl.system.files import write_json
+from wdl.system.journal import Journal, JournalInUse, differing, read_entries
 
 TOKENS_PER_BATCH = 16_384
 
@@ -69,11 +71,11 @@ class EntropyStore:
     def _check_key(self) -> None:
         if self._key_file.is_file():
             found = json.loads(self._key_file.read_text())
-            other = sorted(k for k in self.key.keys() | found if self.key.get(k) != found.get(k))
-            if other:
+            if found != self.key:
                 raise UserError(
-                    f"{self.file}: its scores were made with another {', '.join(other)}; delete "
-                    f"it and {self._key_file.name}, or choose another file"
+                    f"{self.file}: its scores were made with another "
+                    f"{differing(found, self.key)}; delete it and {self._key_file.name}, or "
+                    "choose another file"
                 )
         elif self.file.exists():
             raise UserError(
@@ -113,17 +115,12 @@ class EntropyStore:
         if not share:
             return
         model = load_model().eval()
-        # never appended to an older journal, whose last line a kill may have cut off
-        attempt = len(list(self._parts.glob(f"{rank}-*")))
-        with (self._parts / f"{rank}-{attempt}.jsonl").open("x") as journal:
+        with self._journal(rank) as journal:
             for number in tqdm(share, desc=description, unit="batch", disable=rank > 0):
                 rows = samples.select(batches[number]).to_list()
                 idx = [row["idx"] for row in rows]
                 entropies = sample_entropies(model, dict(collate(rows, idx, pad_token, 1)))
-                line = {"batch": number, "idx": idx, "entropy": entropies}
-                journal.write(json.dumps(line) + "\n")
-                journal.flush()
-                os.fsync(journal.fileno())
+                journal.append([{"batch": number, "idx": idx, "entropy": entropies}])
 
     def finish(self, samples: int, others: EntropyTable | None = None) -> bool:
         """Write the finished file once all batches are committed; any process may call it.
@@ -161,20 +158,19 @@ class EntropyStore:
         order = np.argsort(idx)
         return EntropyTable(self.file, idx[order], {self.field: values[order]})
 
+    def _journal(self, rank: int) -> Journal:
+        """This rank's own, or a further one where another run with the same key has that."""
+        for number in count():
+            with suppress(JournalInUse):
+                return Journal(self._parts / f"{rank}-{number}.jsonl", self.key)
+        raise AssertionError
+
     def _committed(self) -> dict[int, dict[str, Any]]:
-        """Committed batches by number; a line that a kill cut off counts as not written."""
-        batches = {}
+        """Committed batches by number."""
+        batches: dict[int, dict[str, Any]] = {}
         for journal in sorted(self._parts.glob("*.jsonl")):
-            try:
-                lines = journal.read_text().splitlines()
-            except FileNotFoundError:  # another process has just finished the file
-                continue
-            for line in lines:
-                try:
-                    batch = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                batches[batch["batch"]] = batch
+            with suppress(FileNotFoundError):  # another process has just finished the file
+                batches |= {batch["batch"]: batch for batch in read_entries(journal)}
         return batches
 
 

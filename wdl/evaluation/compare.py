@@ -104,7 +104,7 @@ def _notes(first: dict[str, Graded], second: dict[str, Graded], shared: list[str
         f"{name}: the two models have another {title}"
         for name in shared
         for key, title in MAY_DIFFER.items()
-        if first[name].inputs[key] != second[name].inputs[key]
+        if first[name].inputs.get(key) != second[name].inputs.get(key)
     ]
     lonely = sorted(first.keys() ^ second.keys())
     return notes + [f"{name}: only one of the models has answered it" for name in lonely]

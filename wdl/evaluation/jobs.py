@@ -1,40 +1,29 @@
 """The answers of one model to the problems of benchmarks: generated, graded, filed."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
 from wdl.evaluation.report import summarise
 from wdl.evaluation.sources import ProblemSet
-from wdl.generation.engine import Engine, Generation, Sampling
+from wdl.generation.engine import Engine, Request, Sampling
 from wdl.generation.protocols import Protocol
-from wdl.generation.requests import Request, check_context, render
-from wdl.grading.grader import Grader, Task, parse_choices
-from wdl.grading.second_opinion import second_opinion
-from wdl.questions.benchmarks import Benchmark
-from wdl.questions.problems import Problem
-from wdl.system.digests import model_digest, value_digest
+from wdl.grading.grader import BaseGrader, Task
 from wdl.system.files import write_json, write_text
 from wdl.system.journal import Journal, explain_difference
-
-EngineOpener = Callable[[str, int], Engine]
 
 
 @dataclass(frozen=True)
 class Job:
-    """The answers of one model to one benchmark."""
+    """The answers of one model to one benchmark; ``inputs`` is what decides about them."""
 
     label: str
-    source: str
     problems: ProblemSet
     requests: list[Request]
     sampling: Sampling
@@ -42,106 +31,61 @@ class Job:
 
 
 def prepare(
-    label: str,
-    source: str,
-    sets: Sequence[ProblemSet],
-    protocol: Protocol,
-    engine: dict[str, Any],
+    label: str, engine: Engine, sets: Sequence[ProblemSet], protocol: Protocol
 ) -> list[Job]:
-    """What a model has to answer; all that can be wrong with it is found here.
+    """What a model has to answer; needs no weights.
 
     Args:
         label: What results are filed under.
-        source: Model folder or hub name.
+        engine: The model.
         sets: The problems.
         protocol: How answers are generated.
-        engine: What :func:`describe_engine` says of the engine.
 
     Raises:
-        UserError: The model has no chat template, or not enough context for the protocol.
+        UserError: The engine cannot answer them.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    stop = stop_tokens(source, tokenizer)
-    asked = render_all(label, source, sets, protocol, tokenizer)
-    digest = model_digest(source)
     jobs = []
-    for one, requests in zip(sets, asked, strict=True):
-        new_tokens = protocol.new_tokens(one.benchmark.name)
-        sampling = Sampling(new_tokens, protocol.temperature, protocol.top_p, protocol.seed, stop)
-        inputs = {
-            "model_sha256": digest,
-            "data_sha256": one.digest,
-            "prompt_sha256": value_digest([request.prompt for request in requests]),
-            "protocol": protocol.as_dict(),
-            "stop_tokens": list(stop),
-            "engine": engine,
-        }
-        jobs.append(Job(label, source, one, requests, sampling, inputs))
+    for one in sets:
+        name = one.benchmark.name
+        requests, sampling = protocol.requests(one.problems), protocol.sampling(name)
+        try:
+            checked = engine.check(requests, sampling)
+        except UserError as error:
+            raise UserError(*(f"{label} on {name}: {fault}" for fault in error.faults)) from None
+        inputs = {"data_sha256": one.digest, "protocol": protocol.as_dict(), **checked}
+        jobs.append(Job(label, one, requests, sampling, inputs))
     return jobs
 
 
-def render_all(
-    label: str,
-    source: str,
-    sets: Sequence[ProblemSet],
-    protocol: Protocol,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[list[Request]]:
-    """The requests of each of ``sets``; needs no weights.
-
-    Raises:
-        UserError: The model has no chat template, or not enough context for the protocol.
-    """
-    context = AutoConfig.from_pretrained(source).get_text_config().max_position_embeddings
-    asked = []
-    for one in sets:
-        name = one.benchmark.name
-        requests = render(tokenizer, one.problems, protocol)
-        check_context(requests, protocol.new_tokens(name), context, f"{label} on {name}")
-        asked.append(requests)
-    return asked
-
-
-def stop_tokens(source: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every token that ends an answer: those of the generation config, and the end of a turn.
-
-    Base models are configured to end at the end of a text alone, which fine-tuned ones never
-    write.
-    """
-    try:
-        configured = GenerationConfig.from_pretrained(source).eos_token_id
-    except OSError:  # the folder has none
-        configured = tokenizer.eos_token_id
-    several = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({end_of_turn(tokenizer), *(t for t in several if t is not None)}))
-
-
 def run_jobs(
-    jobs: Sequence[Job], out: Path, grader: Grader, open_engine: EngineOpener
+    jobs: Sequence[Job], engine: Engine, described: dict[str, Any], out: Path, grader: BaseGrader
 ) -> dict[str, Any]:
     """The results of one model by benchmark; what an earlier run has done is not done again.
 
     Args:
         jobs: All jobs of one model.
+        engine: The model; closed at the end.
+        described: What the engine says of itself.
         out: Folder of the evaluation.
-        grader: Grades the answers.
-        open_engine: Starts the engine for a model and a length of context, if it is needed.
+        grader: Grades the answers to benchmarks that have no grader of their own.
 
     Raises:
         UserError: ``out`` holds results or answers that were made in another way.
         ChildFailure: The engine crashed or hung. What it had finished is kept.
     """
-    context = max(len(r.prompt) + job.sampling.max_new_tokens for job in jobs for r in job.requests)
-    with ExitStack() as stack:
+    with closing(engine):
+        return {
+            job.problems.benchmark.name: _run_job(
+                replace(job, inputs=described | job.inputs),
+                engine,
+                out,
+                job.problems.benchmark.grader or grader,
+            )
+            for job in jobs
+        }
 
-        @cache
-        def engine() -> Engine:
-            return stack.enter_context(closing(open_engine(jobs[0].source, context)))
 
-        return {job.problems.benchmark.name: _run_job(job, out, grader, engine) for job in jobs}
-
-
-def _run_job(job: Job, out: Path, grader: Grader, engine: Callable[[], Engine]) -> dict[str, Any]:
+def _run_job(job: Job, engine: Engine, out: Path, grader: BaseGrader) -> dict[str, Any]:
     record = out / job.label / f"{job.problems.benchmark.name}.json"
     journal_file = record.with_suffix(".journal.jsonl")
     inputs = job.inputs | {"grader": grader.describe()}
@@ -170,32 +114,21 @@ def _finished(record: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     return earlier
 
 
-def _generate(job: Job, journal: Journal, engine: Callable[[], Engine]) -> list[dict[str, Any]]:
+def _generate(job: Job, journal: Journal, engine: Engine) -> list[dict[str, Any]]:
     """All answers of the job in the order of its requests, each in the journal by now."""
-    entries = {(entry["id"], entry["sample"]): entry for entry in journal.entries}
+    entries = {(entry["id"], entry["sample"]): entry for entry in journal.entries()}
     title = f"{job.label} on {job.problems.benchmark.name}"
     if len(entries) < len(job.requests):
         with tqdm(total=len(job.requests), initial=len(entries), desc=title, unit="answer") as bar:
-            for ready in engine().generate(job.requests, job.sampling, set(entries)):
-                written = [journal_entry(generation) for generation in ready]
+            for ready in engine.generate(job.requests, job.sampling, set(entries)):
+                written = [asdict(generation) for generation in ready]
                 journal.append(written)
                 entries |= {(entry["id"], entry["sample"]): entry for entry in written}
                 bar.update(len(written))
     return [entries[request.key] for request in job.requests]
 
 
-def journal_entry(generation: Generation) -> dict[str, Any]:
-    """A generated answer as the journal keeps it."""
-    return {
-        "id": generation.id,
-        "sample": generation.sample,
-        "completion": generation.text,
-        "finish_reason": generation.finish_reason,
-        "new_tokens": len(generation.tokens),
-    }
-
-
-def _grade(job: Job, entries: list[dict[str, Any]], grader: Grader) -> list[dict[str, Any]]:
+def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[dict[str, Any]]:
     """The answers with their grades, as they are filed."""
     benchmark = job.problems.benchmark
     problems = {problem.id: problem for problem in job.problems.problems}
@@ -218,15 +151,9 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: Grader) -> list[dict
             "question": problem.question,
             "reference": problem.reference,
             **asdict(grade),
-            "second_opinion": _second_opinion(benchmark, problem, entry["completion"]),
             "finish_reason": entry["finish_reason"],
             "new_tokens": entry["new_tokens"],
             "completion": entry["completion"],
         }
         for problem, entry, grade in zip(asked, entries, grades, strict=True)
     ]
-
-
-def _second_opinion(benchmark: Benchmark, problem: Problem, completion: str) -> bool | None:
-    choices = parse_choices(problem.question) if benchmark.kind == "letter" else None
-    return second_opinion(completion, problem.reference, benchmark.tolerance, choices)

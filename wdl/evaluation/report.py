@@ -11,7 +11,7 @@ Answer = dict[str, Any]
 
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Metrics, counts and the graders' disagreements of the answers to one benchmark.
+    """Metrics and counts of the answers to one benchmark.
 
     Args:
         answers: As they are filed, n to each problem, in the order of the problems.
@@ -20,8 +20,8 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
         ``accuracy`` is the share of right answers (mean@n), with ``interval`` at 95 %: Wilson's
         for one answer per problem, otherwise by bootstrap over problems. With several answers
         also the unbiased ``pass@k`` and the ``majority`` vote, each with its interval. Then how
-        many answers have each status, the share that the limit of tokens ended, their mean
-        length, and where a second grader sees it otherwise.
+        many answers have each status, the share that the limit of tokens ended, and their mean
+        length.
     """
     from torch import tensor  # so that the command's --help does without
 
@@ -55,7 +55,7 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
         vote = MajorityVote()
         vote.update(correct, tensor([_votes(row) for row in problems]))
         summary["majority"] = {"value": vote.compute().item(), "interval": vote.interval()}
-    return summary | {"disagreements": _disagreements(answers)}
+    return summary
 
 
 def print_results(summary: dict[str, Any]) -> None:
@@ -111,14 +111,3 @@ def _votes(answers: Sequence[Answer]) -> list[int]:
             stated = parse_number(stated) or "".join(stated.split()).lower()
         votes.append(classes.setdefault(stated, len(classes)) if stated else -1)
     return votes
-
-
-def _disagreements(answers: Sequence[Answer]) -> list[Answer]:
-    """Answers that the second grader, where it has an opinion, judges otherwise."""
-    keys = ("id", "sample", "reference", "answer", "status", "second_opinion")
-    return [
-        {key: answer[key] for key in keys}
-        for answer in answers
-        if answer["status"] in ("correct", "wrong")
-        and answer["second_opinion"] not in (None, answer["status"] == "correct")
-    ]

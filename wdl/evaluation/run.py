@@ -14,18 +14,23 @@ writes
     OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
 """
 
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from wdl.errors import UserError
 from wdl.evaluation.report import print_results
 from wdl.evaluation.sources import Sources, load_data, parse_models
+from wdl.generation.engine import TRANSFORMERS, EngineName
 from wdl.generation.protocols import find_protocol
 from wdl.generation.vllm_options import VllmOptions
 from wdl.grading.grader import Grader
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.child import ChildFailure
 from wdl.system.files import write_json
+
+T = TypeVar("T")
 
 
 def evaluate(
@@ -34,7 +39,7 @@ def evaluate(
     out: str,
     data: Sources | None = None,
     protocol: str = "paper",
-    engine: Literal["transformers", "vllm"] = "transformers",
+    engine: EngineName = TRANSFORMERS,
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Grade the answers of one or more models on benchmarks.
@@ -51,27 +56,31 @@ def evaluate(
             several benchmarks. Those without a file come from the hub.
         protocol: How answers are generated: paper (greedy, up to 4,096 or 8,192 new tokens),
             sampled (8 samples, temperature 0.6), quick (greedy, 256 new tokens), or a YAML file.
-        engine: What generates: transformers for tiny models, vllm for all others.
+        engine: What generates: transformers for tiny models, vllm for all others, or a YAML file
+            with the class_path and init_args of an engine of your own.
         vllm: Where vLLM is and what it may use.
     """
     from wdl.evaluation.jobs import prepare, run_jobs
     from wdl.evaluation.views import write_csv, write_plot
-    from wdl.generation.engines import describe_engine, engine_opener  # imports torch
+    from wdl.generation.engines import find_engine  # imports torch
 
     chosen = find_protocol(protocol)
     models = parse_models(model)
     sets = load_data(find_benchmarks(benchmarks), data)
-    described = describe_engine(engine, vllm)
-    jobs = {
-        label: prepare(label, source, sets, chosen, described) for label, source in models.items()
-    }
+    make = find_engine(engine, vllm)
+    engines = _for_all(models, lambda label: make(models[label]))
+    jobs = _for_all(models, lambda label: prepare(label, engines[label], sets, chosen))
+    described = _for_all(models, lambda label: engines[label].describe())
     results: dict[str, Any] = {}
     failures: dict[str, str] = {}
-    with Grader() as grader:
+    with ExitStack() as stack:
+        grader = stack.enter_context(Grader())
+        for own in (one.benchmark.grader for one in sets if one.benchmark.grader is not None):
+            stack.enter_context(own)
         for label in models:
             try:
                 results[label] = run_jobs(
-                    jobs[label], Path(out), grader, engine_opener(engine, vllm)
+                    jobs[label], engines[label], described[label], Path(out), grader
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)
@@ -89,3 +98,17 @@ def evaluate(
                 for label, failure in failures.items()
             )
         )
+
+
+def _for_all(labels: Iterable[str], work: Callable[[str], T]) -> dict[str, T]:
+    """What ``work`` makes of each label; all that is wrong with any of them is said at once."""
+    results: dict[str, T] = {}
+    faults: list[str] = []
+    for label in labels:
+        try:
+            results[label] = work(label)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(*faults)
+    return results

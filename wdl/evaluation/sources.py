@@ -1,6 +1,5 @@
 """What the options of ``wdl evaluate`` name: models, and the files of benchmarks."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -9,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from jsonargparse.typing import register_type
-from safetensors import SafetensorError, safe_open
 
+from wdl.config.paths import is_hub_name
 from wdl.errors import UserError
 from wdl.questions.benchmarks import Benchmark
 from wdl.questions.problems import Problem, load_problems
+from wdl.system.digests import value_digest
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LABEL = re.compile(r"[\w.@+=-]+")
 
 
@@ -30,9 +29,8 @@ def _sources(value: str) -> Sources:
 
 def _absolute(part: str) -> str:
     name, path = _split(part)
-    path = os.path.expanduser(path)
-    if not _HUB_NAME.fullmatch(path) or os.path.exists(path):
-        path = os.path.abspath(path)
+    if not is_hub_name(path):
+        path = os.path.abspath(os.path.expanduser(path))
     return f"{name}={path}" if name else path
 
 
@@ -59,17 +57,15 @@ class ProblemSet:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the problems and of how they are compared, whatever file they came from."""
-        from wdl.system.digests import value_digest  # imports transformers
-
         rules = [self.benchmark.kind, self.benchmark.tolerance]
         return value_digest([*rules, *([p.id, p.question, p.reference] for p in self.problems)])
 
 
 def parse_models(text: str) -> dict[str, str]:
-    """Label and folder, or hub name, of each model in ``[LABEL=]SOURCE[,...]``.
+    """Label and source of each model in ``[LABEL=]SOURCE[,...]``.
 
     Raises:
-        UserError: A folder is not there or holds no model, or two models have the same label.
+        UserError: There is none, or two have the same label.
     """
     models: dict[str, str] = {}
     faults: list[str] = []
@@ -80,42 +76,12 @@ def parse_models(text: str) -> dict[str, str]:
             faults.append(f"--model {part}: {label!r} cannot name a folder; use letters and digits")
         elif label in models:
             faults.append(f"--model {part}: a second model {label!r}; write LABEL=FOLDER")
-        elif fault := _model_fault(source):
-            faults.append(f"--model {source}: {fault}")
         models[label] = source
     if not models:
         faults.append("--model: name at least one folder")
     if faults:
         raise UserError(*faults)
     return models
-
-
-def _model_fault(source: str) -> str | None:
-    folder = Path(source)
-    if not folder.is_dir():
-        if _HUB_NAME.fullmatch(source) and not folder.exists():
-            return None
-        return "there is no such folder; give a Hugging Face model folder"
-    for name in ("config.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            return f"the folder holds no {name}; give a Hugging Face model folder"
-    try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        return f"config.json is broken ({error}); copy or export the model again"
-    if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-        return "the folder holds no weights; give a trained model"
-    faults = (_damage(file) for file in sorted(folder.glob("*.safetensors")))
-    return next((fault for fault in faults if fault), None)
-
-
-def _damage(file: Path) -> str | None:
-    """What is wrong with a file of weights that was cut off or overwritten."""
-    try:
-        with safe_open(file, framework="np"):
-            return None
-    except SafetensorError as error:
-        return f"{file.name} is damaged ({error}); copy or export the model again"
 
 
 def load_data(benchmarks: Sequence[Benchmark], data: str | None) -> list[ProblemSet]:

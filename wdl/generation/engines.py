@@ -1,23 +1,28 @@
-"""The generation engines by name."""
+"""The generation engines by name, and those of users by their YAML files."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import partial
+from pathlib import Path
 
-from wdl.generation.engine import Engine
+from wdl.config.definitions import read_class
+from wdl.generation.engine import Engine, EngineName
 from wdl.generation.transformers_engine import TransformersEngine
-from wdl.generation.vllm_engine import VllmEngine, describe_vllm
+from wdl.generation.vllm_engine import VllmEngine
 from wdl.generation.vllm_options import VllmOptions
 
-EngineName = Literal["transformers", "vllm"]
 
+def find_engine(name: EngineName, vllm: VllmOptions) -> Callable[[str], Engine]:
+    """What makes the engine for a model.
 
-def describe_engine(name: EngineName, vllm: VllmOptions) -> dict[str, Any]:
-    """Name, versions and all else that decides about rounding, for the record."""
-    return describe_vllm(vllm) if name == "vllm" else TransformersEngine.describe()
+    Args:
+        name: One of this project's, or a YAML file with ``class_path`` and ``init_args``.
+        vllm: The options of the engine ``vllm``.
 
-
-def engine_opener(name: EngineName, vllm: VllmOptions) -> Callable[[str, int], Engine]:
-    """What starts the engine for a model and a length of context."""
+    Raises:
+        UserError: The file defines no engine.
+    """
     if name == "vllm":
-        return lambda source, context: VllmEngine(source, context, vllm)
-    return lambda source, context: TransformersEngine(source)
+        return partial(VllmEngine, options=vllm)
+    if name == "transformers":
+        return TransformersEngine
+    return read_class(Path(name), Engine)  # type: ignore[type-abstract]

@@ -4,6 +4,7 @@ A result carries its protocol whole, so that numbers under different protocols a
 by accident. A protocol of your own is a YAML file with the fields of :class:`Protocol`.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from wdl.config.definitions import read_definition
 from wdl.constants import PAPER_SYSTEM_PROMPT
 from wdl.errors import UserError
+from wdl.generation.engine import Request, Sampling
+from wdl.questions.problems import Problem
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,17 @@ class Protocol:
         if found := [text for wrong, text in faults if wrong]:
             raise UserError(*(f"protocol {self.name}: {text}" for text in found))
 
-    def new_tokens(self, benchmark: str) -> int:
-        """Longest answer to a problem of ``benchmark``, in tokens."""
-        return self.max_new_tokens_of.get(benchmark, self.max_new_tokens)
+    def requests(self, problems: Sequence[Problem]) -> list[Request]:
+        """What a model is asked, in the order of ``problems``."""
+        system = self.system_prompt
+        opening = [{"role": "system", "content": system}] if system is not None else []
+        asked = [(p, [*opening, {"role": "user", "content": p.question}]) for p in problems]
+        return [Request(p.id, n, messages) for p, messages in asked for n in range(self.samples)]
+
+    def sampling(self, benchmark: str) -> Sampling:
+        """How the answers to the problems of ``benchmark`` are drawn."""
+        new_tokens = self.max_new_tokens_of.get(benchmark, self.max_new_tokens)
+        return Sampling(new_tokens, self.temperature, self.top_p, self.seed)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, as results carry them."""

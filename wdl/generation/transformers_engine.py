@@ -6,15 +6,16 @@ end; `generate` of transformers carries the ended ones along until the last has 
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.logging import disable_progress_bar
 
-from wdl.generation.engine import FinishReason, Generation, Sampling
-from wdl.generation.requests import Request
+from wdl.generation.engine import Generation, Key, Request, Sampling
+from wdl.generation.local_engine import LocalEngine, Prompt
 
 MAX_ROWS = 128
 # Positions that the cache of a batch may hold: 19 GB for Qwen3-4B in bfloat16.
@@ -23,24 +24,19 @@ MAX_POSITIONS = 131_072
 ENDED_SHARE = 0.125
 
 
-class TransformersEngine:
-    """A causal language model, on CUDA in bfloat16 or on the CPU in float32.
+class TransformersEngine(LocalEngine):
+    """A causal language model, on CUDA in bfloat16 or on the CPU in float32."""
 
-    Args:
-        source: Model folder or hub name.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.device, dtype = _device()
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The weights."""
+        device, dtype = _device()
         disable_progress_bar()  # of loading: there is one for the answers
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        self.config = model.config
-        self.model: torch.nn.Module = model.eval().to(device=self.device)
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(self.source, dtype=dtype)
+        return model.eval().to(device=device)
 
-    @staticmethod
-    def describe() -> dict[str, str | int]:
-        """What decides about rounding on this machine, for the record."""
+    def software(self) -> dict[str, str | int]:
+        """Name, versions and what decides about rounding on this machine."""
         device, dtype = _device()
         return {
             "name": "transformers",
@@ -52,119 +48,89 @@ class TransformersEngine:
         }
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        done: Collection[tuple[str, int]] = (),
+        self, requests: Sequence[Request], sampling: Sampling, done: Collection[Key] = ()
     ) -> Iterator[list[Generation]]:
         """Answers to ``requests``, as they end.
 
         Batches are cut from all requests, done or not, so that an answer comes from the same
         batch, and thus with the same rounding, in a resumed run.
         """
-        for batch in plan_batches(requests, sampling.max_new_tokens):
-            missing = {request.key for request in batch} - set(done)
+        prompts = self.prompts(requests, sampling)
+        for batch in plan_batches(prompts, sampling.max_new_tokens):
+            missing = {prompt.request.key for prompt in batch} - set(done)
             if missing:
                 for ended in self._decode(batch, sampling):
-                    yield [generation for generation in ended if generation.key in missing]
+                    yield [answer for answer in ended if answer.key in missing]
 
     def close(self) -> None:
         """Let go of the model."""
-        del self.model
-        if self.device.type == "cuda":
+        self.__dict__.pop("model", None)
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _decode(self, batch: list[Request], sampling: Sampling) -> Iterator[list[Generation]]:
-        rows = _Rows(batch, self.device, sampling.stop_tokens)
-        draw = _generator(batch[0], sampling.seed, self.device)
-        cache = DynamicCache(config=self.config)
+    def _decode(self, batch: list[Prompt], sampling: Sampling) -> Iterator[list[Generation]]:
+        """The answers to one batch of R prompts, as they end."""
+        device, _ = _device()
+        requests = [prompt.request for prompt in batch]
+        inputs, mask = _padded(batch, device)  # [R, T], later [R, 1]; [R, positions so far]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        written = inputs[:, :0]  # [R, new tokens]
+        ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
+        stop = torch.tensor(self.stop_tokens, device=device)
+        draw = _generator(requests[0], sampling.seed, device)
+        cache = DynamicCache(config=self.model.config)
         for left in reversed(range(sampling.max_new_tokens)):
             logits = self.model(
-                input_ids=rows.inputs,
-                attention_mask=rows.mask,
-                position_ids=rows.positions,
+                input_ids=inputs,
+                attention_mask=mask,
+                position_ids=positions,
                 past_key_values=cache,
                 logits_to_keep=1,
             ).logits[:, -1]
-            rows.append(choose_tokens(logits.float(), sampling, draw), logits)
-            if left == 0 or rows.ended_share() >= ENDED_SHARE:
-                kept, ended = rows.release(everything=left == 0)
-                yield [self._generation(*answer) for answer in ended]
+            inputs = choose_tokens(logits.float(), sampling, draw)[:, None]
+            written = torch.cat([written, inputs], dim=1)
+            ended |= torch.isin(inputs[:, 0], stop)
+            if left == 0 or ended.float().mean() >= ENDED_SHARE:
+                leaving = ended if left else torch.ones_like(ended)
+                yield [
+                    self._cut(requests[row], written[row].tolist())
+                    for row in leaving.nonzero()[:, 0].tolist()
+                ]
+                kept = (~leaving).nonzero()[:, 0]
                 if not len(kept):
                     return
+                requests = [requests[row] for row in kept.tolist()]
+                inputs, mask, positions, written, ended = (
+                    rows[kept] for rows in (inputs, mask, positions, written, ended)
+                )
                 cache.batch_select_indices(kept)
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            positions = positions[:, -1:] + 1
 
-    def _generation(
-        self, request: Request, tokens: list[int], stopped: bool, first_logprob: float
-    ) -> Generation:
-        answer = tokens[: len(tokens) - stopped]
-        text = str(self.tokenizer.decode(answer, skip_special_tokens=True))
-        reason: FinishReason = "stop" if stopped else "length"
-        return Generation(request.id, request.sample, text, reason, tokens, first_logprob)
-
-
-class _Rows:
-    """The answers that are being written in one batch, R of them."""
-
-    def __init__(self, batch: list[Request], device: torch.device, stop: Sequence[int]) -> None:
-        width = max(len(request.prompt) for request in batch)
-        padding = [width - len(request.prompt) for request in batch]
-        padded = [[0] * pad + r.prompt for pad, r in zip(padding, batch, strict=True)]
-        mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-        self.requests = batch
-        self.stop = torch.tensor(stop, device=device)
-        self.inputs = torch.tensor(padded, device=device)  # [R, T] prompts, then [R, 1] tokens
-        self.mask = torch.tensor(mask, device=device)  # [R, positions in the cache and inputs]
-        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        self.tokens = torch.empty((len(batch), 0), dtype=torch.int64, device=device)
-        self.first_logprobs = torch.empty(len(batch), device=device)
-        self.ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
-
-    def append(self, tokens: Tensor, logits: Tensor) -> None:
-        """Take ``tokens`` [R], chosen from ``logits`` [R, V]; they are the next inputs."""
-        if not self.tokens.shape[1]:
-            logprobs = logits.float().log_softmax(-1)
-            self.first_logprobs = logprobs.gather(1, tokens[:, None])[:, 0]
-        self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
-        self.ended |= torch.isin(tokens, self.stop)
-        self.inputs = tokens[:, None]
-        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        self.positions = self.positions[:, -1:] + 1
-
-    def ended_share(self) -> float:
-        """Share of the rows whose answer has ended."""
-        return self.ended.float().mean().item()
-
-    def release(
-        self, everything: bool
-    ) -> tuple[Tensor, list[tuple[Request, list[int], bool, float]]]:
-        """Let go of the rows that have ended, or of all.
-
-        Returns:
-            Indices of the rows that are kept, and request, tokens, whether a stop token ended
-            them, and log-probability of the first token, of each row let go.
-        """
-        leaving = torch.ones_like(self.ended) if everything else self.ended
-        kept = (~leaving).nonzero()[:, 0]
-        answers = [self._answer(int(row)) for row in leaving.nonzero()[:, 0]]
-        self.requests = [self.requests[int(row)] for row in kept]
-        for name in ("inputs", "mask", "positions", "tokens", "first_logprobs", "ended"):
-            setattr(self, name, getattr(self, name)[kept])
-        return kept, answers
-
-    def _answer(self, row: int) -> tuple[Request, list[int], bool, float]:
-        stops = torch.isin(self.tokens[row], self.stop).nonzero()[:, 0]
-        length = int(stops[0]) + 1 if len(stops) else self.tokens.shape[1]
-        tokens = self.tokens[row, :length].tolist()
-        return self.requests[row], tokens, bool(len(stops)), float(self.first_logprobs[row])
+    def _cut(self, request: Request, tokens: list[int]) -> Generation:
+        """The answer up to the first token that ends it; what follows was written in vain."""
+        stops = (place for place, token in enumerate(tokens) if token in self.stop_tokens)
+        end = next(stops, None)
+        return self.generation(
+            request, tokens if end is None else tokens[: end + 1], end is not None
+        )
 
 
-def plan_batches(requests: Sequence[Request], new_tokens: int) -> Iterator[list[Request]]:
+def _padded(batch: Sequence[Prompt], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and mask [R, T] of a batch, padded on the left."""
+    width = max(len(prompt.tokens) for prompt in batch)
+    padding = [width - len(prompt.tokens) for prompt in batch]
+    tokens = [[0] * pad + prompt.tokens for pad, prompt in zip(padding, batch, strict=True)]
+    mask = [[0] * pad + [1] * (width - pad) for pad in padding]
+    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+
+
+def plan_batches(prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[Prompt]]:
     """Batches of similar length, the longest first, each within MAX_ROWS and MAX_POSITIONS."""
-    queue = sorted(requests, key=lambda request: -len(request.prompt))
+    queue = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
     while queue:
-        positions = len(queue[0].prompt) + new_tokens
+        positions = len(queue[0].tokens) + new_tokens
         rows = max(1, min(MAX_ROWS, MAX_POSITIONS // positions))
         yield queue[:rows]
         queue = queue[rows:]

@@ -9,14 +9,13 @@ import json
 import os
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from wdl.errors import UserError
-from wdl.generation.engine import Generation, Sampling
-from wdl.generation.requests import Request
+from wdl.generation.engine import Generation, Key, Request, Sampling
+from wdl.generation.local_engine import LocalEngine, Prompt
 from wdl.generation.vllm_options import VllmOptions
 from wdl.system.child import Child, receive_any
 
@@ -34,8 +33,9 @@ print(json.dumps({
 """
 
 
+@cache
 def describe_vllm(options: VllmOptions) -> dict[str, Any]:
-    """What decides about rounding, for the record.
+    """What decides about rounding; asks the interpreter, once.
 
     Raises:
         UserError: The interpreter is not there, or has no vLLM.
@@ -59,48 +59,35 @@ def describe_vllm(options: VllmOptions) -> dict[str, Any]:
     }
 
 
-class VllmEngine:
+class VllmEngine(LocalEngine):
     """A model in one or more vLLM processes.
 
     Args:
         source: Model folder or hub name.
-        context: Longest prompt and answer together, in tokens.
         options: Where vLLM is and what it may use.
 
     Raises:
-        ChildFailure: vLLM did not start.
+        UserError: The folder holds no model, or the interpreter has no vLLM.
     """
 
-    def __init__(self, source: str, context: int, options: VllmOptions) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(source)
-        self.limit = options.limit
-        arguments = {
-            "model": source,
-            "max_model_len": context,
-            "max_num_seqs": options.max_num_seqs,
-            "tensor_parallel_size": options.tensor_parallel_size,
-            "gpu_memory_utilization": options.gpu_memory_utilization,
-            "enforce_eager": describe_vllm(options)["device"] == "cpu",
-        }
-        if options.tensor_parallel_size == 1:
-            arguments["distributed_executor_backend"] = "uni"
-        self._children = [
-            Child([options.interpreter, str(WORKER)], _devices(options, copy))
-            for copy in range(options.data_parallel_size)
-        ]
-        for child in self._children:
-            child.send(arguments)
-        for child in self._children:
-            child.receive(self.limit)
+    def __init__(self, source: str, options: VllmOptions) -> None:
+        super().__init__(source)
+        self.options = options
+        self.device = describe_vllm(options)["device"]
+        self._children: list[Child] = []
+
+    def software(self) -> dict[str, Any]:
+        """Name, versions and what decides about rounding."""
+        return describe_vllm(self.options)
 
     def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        done: Collection[tuple[str, int]] = (),
+        self, requests: Sequence[Request], sampling: Sampling, done: Collection[Key] = ()
     ) -> Iterator[list[Generation]]:
         """Answers to ``requests`` that are not ``done``, as they end."""
-        missing = [request for request in requests if request.key not in done]
+        prompts = self.prompts(requests, sampling)
+        if not self._children:
+            self._start()
+        missing = [prompt for prompt in prompts if prompt.request.key not in done]
         copies = len(self._children)
         shares = {
             child: missing[copy::copies]
@@ -108,49 +95,60 @@ class VllmEngine:
             if missing[copy::copies]
         }
         for child, share in shares.items():
-            child.send(_work(share, sampling))
+            child.send(self._work(share, sampling))
         left = {child: len(share) for child, share in shares.items()}
         while waiting := [child for child, count in left.items() if count]:
-            child, response = receive_any(waiting, self.limit)
+            child, response = receive_any(waiting, self.options.limit)
             if response:
                 left[child] -= 1
-                yield [self._generation(shares[child][response["request"]], response, sampling)]
+                yield [
+                    self.generation(
+                        shares[child][response["request"]].request,
+                        response["tokens"],
+                        response["finish_reason"] == "stop",
+                    )
+                ]
 
     def close(self) -> None:
         """End the processes, which gives back their memory."""
         for child in self._children:
             child.close()
 
-    def _generation(
-        self, request: Request, response: dict[str, Any], sampling: Sampling
-    ) -> Generation:
-        tokens = response["tokens"]
-        stopped = response["finish_reason"] == "stop"
-        answer = tokens[:-1] if stopped and tokens[-1] in sampling.stop_tokens else tokens
-        return Generation(
-            id=request.id,
-            sample=request.sample,
-            text=str(self.tokenizer.decode(answer, skip_special_tokens=True)),
-            finish_reason="stop" if stopped else "length",
-            tokens=tokens,
-            first_logprob=response["first_logprob"],
-        )
+    def _start(self) -> None:
+        """Load the model, with room for everything that was checked."""
+        arguments = {
+            "model": self.source,
+            "max_model_len": self.context,
+            "max_num_seqs": self.options.max_num_seqs,
+            "tensor_parallel_size": self.options.tensor_parallel_size,
+            "gpu_memory_utilization": self.options.gpu_memory_utilization,
+            "enforce_eager": self.device == "cpu",
+        }
+        if self.options.tensor_parallel_size == 1:
+            arguments["distributed_executor_backend"] = "uni"
+        for copy in range(self.options.data_parallel_size):
+            command = [self.options.interpreter, str(WORKER)]
+            self._children.append(Child(command, _devices(self.options, copy)))
+        for child in self._children:
+            child.send(arguments)
+        for child in self._children:
+            child.receive(self.options.limit)
 
-
-def _work(requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
-    """A line of input for the worker."""
-    return {
-        "requests": [
-            {"prompt": request.prompt, "seed": _seed(request, sampling)} for request in requests
-        ],
-        "sampling": {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-            "stop_token_ids": list(sampling.stop_tokens),
-            "detokenize": False,
-        },
-    }
+    def _work(self, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, Any]:
+        """A line of input for the worker."""
+        return {
+            "requests": [
+                {"prompt": prompt.tokens, "seed": _seed(prompt.request, sampling)}
+                for prompt in prompts
+            ],
+            "sampling": {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "max_tokens": sampling.max_new_tokens,
+                "stop_token_ids": list(self.stop_tokens),
+                "detokenize": False,
+            },
+        }
 
 
 def _seed(request: Request, sampling: Sampling) -> int:

@@ -8,13 +8,13 @@ judge, are counted apart from wrong ones.
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal, Self
 
 from wdl.grading.answers import find_answer
 from wdl.grading.plain_numbers import equal_numbers
@@ -64,7 +64,32 @@ class Grade:
     detail: str = ""
 
 
-class Grader:
+class BaseGrader(ABC):
+    """Whatever can say whether answers are right. Making one is cheap.
+
+    One of your own is a class derived from this, in a module that Python finds, such as a file in
+    the current folder; a benchmark's YAML names it by ``grader.class_path``.
+    """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Name, version and all else that decides about grades, for the record."""
+
+    @abstractmethod
+    def grade(self, tasks: Iterable[Task]) -> list[Grade]:
+        """A verdict on each task, in order."""
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Give back what the grader holds; it can grade no more."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Grader(BaseGrader):
     """Grades completions, the difficult ones in worker processes that start when needed.
 
     Args:
@@ -77,7 +102,7 @@ class Grader:
         self._threads = ThreadPoolExecutor(workers or os.cpu_count() or 1)
         self._idle: SimpleQueue[Child] = SimpleQueue()
 
-    def describe(self) -> dict[str, str | int]:
+    def describe(self) -> dict[str, Any]:
         """Name and versions, for the record."""
         return {
             "name": "math-verify",
@@ -89,15 +114,8 @@ class Grader:
         """A verdict on each task, in order."""
         return list(self._threads.map(self._grade, tasks))
 
-    def __enter__(self) -> "Grader":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the workers."""
         self._threads.shutdown()
         while (worker := self._idle_worker()) is not None:
             worker.close()

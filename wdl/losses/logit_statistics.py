@@ -45,7 +45,7 @@ class LogitDynamics(NamedTuple):
     Attributes:
         strong: The strong branch.
         mixed: The mixture (λ·z_strong without a weak branch).
-        weak: The weak branch, or the combination of several; None without one.
+        weak: The weak branch; None without one.
         gradient_norm: λ·‖P_mixed − e_y‖₂, what the strong branch receives where plain SFT would
             give it `strong.residual_norm`; full level only, as are:
         kl_mixed_strong: KL(P_mixed ‖ P_strong), in nats.
@@ -136,12 +136,12 @@ def softmax_(logits: Tensor, labels: Tensor, out: Tensor) -> Softmax:
     return Softmax(logits, out, labels, maximum, shifted_target, target, rest)
 
 
-def cheap_dynamics(strong: Tensor, weak: Tensor | None, lam: float) -> LogitDynamics:
+def cheap_dynamics(strong: Tensor, weak: Tensor | None = None, *, lam: float) -> LogitDynamics:
     """Dynamics from the target and the mean non-target logit alone, which mix linearly.
 
     Args:
         strong: [2, N], both logits of the strong branch.
-        weak: [2, N], of the weak branch, or None.
+        weak: [2, N], of the weak branch, if any.
         lam: λ.
     """
     mixed = lam * strong if weak is None else torch.lerp(weak, strong, lam)
@@ -153,13 +153,13 @@ def cheap_dynamics(strong: Tensor, weak: Tensor | None, lam: float) -> LogitDyna
 
 
 def full_dynamics_(
-    strong: Tensor, weak: Tensor | None, labels: Tensor, lam: float
+    strong: Tensor, weak: Tensor | None = None, *, labels: Tensor, lam: float
 ) -> tuple[Tensor, LogitDynamics]:
     """Loss, residual and all statistics of some tokens, from the logits of each branch.
 
     Args:
         strong: [R, V]; ends as P_mixed − e_y.
-        weak: [R, V], or None; destroyed.
+        weak: [R, V], if any; destroyed.
         labels: [R, 1].
         lam: λ.
 

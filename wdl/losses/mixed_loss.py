@@ -1,6 +1,5 @@
 """Cross-entropy of the mixed logits of a strong and a weak branch, without materialising them."""
 
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -32,13 +31,12 @@ class MixedLoss(NamedTuple):
 def mixed_linear_cross_entropy(
     hidden_strong: Tensor,
     head_strong: Tensor,
-    hidden_weak: Tensor | Sequence[Tensor] | None,
-    head_weak: Tensor | Sequence[Tensor] | None,
+    hidden_weak: Tensor | None,
+    head_weak: Tensor | None,
     labels: Tensor,
     lam: float,
     *,
     denominator: float | None = None,
-    weak_weights: Sequence[float] | None = None,
     dynamics: Literal["off"] = "off",
     chunk_bytes: int | None = None,
 ) -> Tensor: ...
@@ -48,13 +46,12 @@ def mixed_linear_cross_entropy(
 def mixed_linear_cross_entropy(
     hidden_strong: Tensor,
     head_strong: Tensor,
-    hidden_weak: Tensor | Sequence[Tensor] | None,
-    head_weak: Tensor | Sequence[Tensor] | None,
+    hidden_weak: Tensor | None,
+    head_weak: Tensor | None,
     labels: Tensor,
     lam: float,
     *,
     denominator: float | None = None,
-    weak_weights: Sequence[float] | None = None,
     dynamics: Literal["cheap", "full"],
     chunk_bytes: int | None = None,
 ) -> MixedLoss: ...
@@ -64,13 +61,12 @@ def mixed_linear_cross_entropy(
 def mixed_linear_cross_entropy(
     hidden_strong: Tensor,
     head_strong: Tensor,
-    hidden_weak: Tensor | Sequence[Tensor] | None,
-    head_weak: Tensor | Sequence[Tensor] | None,
+    hidden_weak: Tensor | None,
+    head_weak: Tensor | None,
     labels: Tensor,
     lam: float,
     *,
     denominator: float | None = None,
-    weak_weights: Sequence[float] | None = None,
     dynamics: DynamicsLevel = "off",
     chunk_bytes: int | None = None,
 ) -> Tensor | MixedLoss:
@@ -85,16 +81,13 @@ def mixed_linear_cross_entropy(
     Args:
         hidden_strong: [N, H] final hidden states of the strong branch.
         head_strong: [V, H] its output head, of the same dtype unless autocast is on.
-        hidden_weak: [N, H'] of the weak branch; several for a combination of weak branches, each
-            with its own H'; or None for z = λ·h_s·W_sᵀ (at λ = 1 plain SFT).
+        hidden_weak: [N, H'] of the weak branch; None for z = λ·h_s·W_sᵀ (at λ = 1 plain SFT).
         head_weak: [V, H'], likewise.
         labels: [N] int64, the token that each position predicts (nothing is shifted here);
             IGNORE_INDEX where a position does not count.
         lam: λ in [0, 1], the weight of the strong branch.
         denominator: What the sum over counted tokens is divided by, so that micro-batches and
             ranks add up to one mean; the number of counted tokens if None.
-        weak_weights: With several weak branches, their weights w_i, which sum to 1:
-            z = λ·z_s + (1−λ)·Σ w_i·z_i. All equal if None.
         dynamics: Whether to return statistics of the logits too: "cheap" (target and mean
             non-target logit) costs nothing measurable, "full" some passes over the logits.
         chunk_bytes: Memory for the logits of one chunk; a default for the device if None.
@@ -106,23 +99,27 @@ def mixed_linear_cross_entropy(
     Raises:
         ValueError: If an argument is out of range or shapes, dtypes or devices do not agree.
     """
-    hidden, heads = _listed(hidden_strong, hidden_weak), _listed(head_strong, head_weak)
-    _check_tensors(hidden, heads, labels)
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam must lie in [0, 1], got {lam}")
+    pairs = {"strong": (hidden_strong, head_strong)}
+    if hidden_weak is not None and head_weak is not None:
+        pairs["weak"] = (hidden_weak, head_weak)
+    elif hidden_weak is not head_weak:
+        raise ValueError("hidden_weak and head_weak go together; one of them is None")
+    _check_tensors(pairs, labels)
     kept = (labels != IGNORE_INDEX).nonzero().squeeze(1)
     counted = labels[kept]
     _check_labels(counted, len(head_strong))
     chunks = MixedChunks(
-        lam=_share(lam),
-        weak_weights=_combination(weak_weights, len(heads) - 1),
+        lam=float(lam),
         denominator=_divisor(denominator, len(counted)),
         level=dynamics,
         chunk_bytes=chunk_bytes or CHUNK_BYTES[labels.device.type],
     )
+    tensors = [t for hidden, head in pairs.values() for t in (hidden.index_select(0, kept), head)]
     # inside a Function, needs_input_grad is True under no_grad as well
     wanted = torch.is_grad_enabled()
-    loss = _MixedLinearCrossEntropy.apply(
-        chunks, wanted, counted, *(states.index_select(0, kept) for states in hidden), *heads
-    )
+    loss = _MixedLinearCrossEntropy.apply(chunks, wanted, counted, *tensors)
     return loss if dynamics == "off" else MixedLoss(loss, chunks.dynamics())
 
 
@@ -133,15 +130,12 @@ class _MixedLinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, chunks: MixedChunks, wanted: bool, labels: Tensor, *tensors: Tensor
     ) -> Tensor:
-        half = len(tensors) // 2
         needs = [need and wanted for need in ctx.needs_input_grad[3:]]
-        branches = [
-            HeadProduct(*pair)
-            for pair in zip(tensors[:half], tensors[half:], needs[:half], needs[half:], strict=True)
-        ]
+        operands = zip(tensors[::2], tensors[1::2], needs[::2], needs[1::2], strict=True)
+        branches = [HeadProduct(*each) for each in operands]
         with torch.autocast(labels.device.type, enabled=False):
-            loss = chunks.loss(branches, labels)
-        ctx.gradients = [b.grad_hidden for b in branches] + [b.grad_head for b in branches]
+            loss = chunks.loss(labels, *branches)
+        ctx.gradients = [each for b in branches for each in (b.grad_hidden, b.grad_head)]
         return loss
 
     @staticmethod
@@ -154,28 +148,6 @@ class _MixedLinearCrossEntropy(torch.autograd.Function):
         return None, None, None, *(each and each.take(grad_output) for each in gradients)
 
 
-def _listed(strong: Tensor, weak: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-    if weak is None:
-        return [strong]
-    return [strong, weak] if isinstance(weak, Tensor) else [strong, *weak]
-
-
-def _share(lam: float) -> float:
-    if not 0 <= lam <= 1:
-        raise ValueError(f"lam must lie in [0, 1], got {lam}")
-    return float(lam)
-
-
-def _combination(weights: Sequence[float] | None, count: int) -> list[float]:
-    if weights is None:
-        return [1 / count] * count if count else []
-    if len(weights) != count or min(weights, default=0) < 0 or abs(sum(weights) - 1) > 1e-6:
-        raise ValueError(
-            f"weak_weights must be {count} non-negative numbers that sum to 1, got {list(weights)}"
-        )
-    return [float(weight) for weight in weights]
-
-
 def _divisor(denominator: float | None, counted: int) -> float:
     if denominator is None:
         return float(max(1, counted))
@@ -184,28 +156,28 @@ def _divisor(denominator: float | None, counted: int) -> float:
     return float(denominator or 1)
 
 
-def _check_tensors(hidden: list[Tensor], heads: list[Tensor], labels: Tensor) -> None:
-    if len(hidden) != len(heads):
-        raise ValueError(f"{len(hidden) - 1} weak hidden states, {len(heads) - 1} weak heads")
+def _check_tensors(pairs: dict[str, tuple[Tensor, Tensor]], labels: Tensor) -> None:
     if labels.dim() != 1 or labels.dtype != torch.int64:
         raise ValueError(f"labels must be [N] int64, got {list(labels.shape)} {labels.dtype}")
     autocast = torch.is_autocast_enabled(labels.device.type)
-    for i, (states, head) in enumerate(zip(hidden, heads, strict=True)):
-        name = f"weak branch {i - 1}" if i else "strong branch"
-        wanted = (len(labels), len(heads[0]), head.shape[-1])
-        if head.dim() != 2 or (*states.shape[:-1], len(head), states.shape[-1]) != wanted:
+    vocabulary = len(pairs["strong"][1])
+    for name, (hidden, head) in pairs.items():
+        wanted = (len(labels), vocabulary, head.shape[-1])
+        if head.dim() != 2 or (*hidden.shape[:-1], len(head), hidden.shape[-1]) != wanted:
             raise ValueError(
-                f"{name}: hidden {list(states.shape)} and head {list(head.shape)} do not fit "
-                f"{len(labels)} labels and a vocabulary of {len(heads[0])}"
+                f"{name} branch: hidden {list(hidden.shape)} and head {list(head.shape)} do not "
+                f"fit {len(labels)} labels and a vocabulary of {vocabulary}"
             )
-        if states.dtype != head.dtype and not autocast:
-            raise ValueError(f"{name}: hidden is {states.dtype}, head {head.dtype}; cast one")
-        if {states.device, head.device} != {labels.device}:
+        if hidden.dtype != head.dtype and not autocast:
             raise ValueError(
-                f"{name}: hidden on {states.device}, head on {head.device}, "
+                f"{name} branch: hidden is {hidden.dtype}, head {head.dtype}; cast one"
+            )
+        if {hidden.device, head.device} != {labels.device}:
+            raise ValueError(
+                f"{name} branch: hidden on {hidden.device}, head on {head.device}, "
                 f"labels on {labels.device}"
             )
-    if len({sum_dtype(head.dtype) for head in heads}) > 1:
+    if len({sum_dtype(head.dtype) for _, head in pairs.values()}) > 1:
         raise ValueError("a float64 branch mixes with float64 branches only")
 
 

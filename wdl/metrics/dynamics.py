@@ -13,15 +13,20 @@ from torchmetrics import Metric
 from wdl.losses.logit_statistics import LogitDynamics, LogitStatistics
 
 SATURATED = 0.99
-"""A token is saturated where the strong branch gives it a probability above this."""
+"""A token is saturated where its probability is above this."""
 
 BRANCHES = ("weak", "strong", "mixed")
+LOSSES = {"weak": "val/weak_loss", "strong": "val/strong_loss", "mixed": "val/loss"}
+"""Names of the validation losses."""
+DYNAMICS = "val/dynamics/"
+"""What validation logs of the logits begins with."""
+
 _CHEAP = ("target", "non_target_mean", "margin")
 _FULL = (
     *("std", "centred_norm", "max", "min"),
-    *("p_max", "p_target", "residual_norm", "entropy"),
+    *("p_max", "p_target", "saturation", "residual_norm", "entropy"),
 )
-_JOINT = {"amplification": ("all", "saturated"), "saturation": ("strong",), "kl": ("mixed_strong",)}
+_JOINT = {"amplification": ("all", "saturated"), "kl": ("mixed_strong",)}
 _AGAINST_WEAK = {
     "agreement": ("weak_strong",),
     "hard_negatives": ("share", "mass"),
@@ -37,15 +42,15 @@ Weighted = tuple[Tensor, Tensor | None]
 
 
 def curves(full: bool, weak: bool) -> dict[str, tuple[str, ...]]:
-    """Quantities, and the curves that belong together in a chart of each.
+    """Quantities, and the curves of each.
 
     Args:
         full: Whether the dynamics are of the full level, or of the cheap one.
         weak: Whether there is a weak branch.
     """
     branches = BRANCHES if weak else BRANCHES[1:]
-    charts = dict.fromkeys(_CHEAP + _FULL if full else _CHEAP, branches)
-    return charts | (_JOINT if full else {}) | (_AGAINST_WEAK if full and weak else {})
+    found = dict.fromkeys(_CHEAP + _FULL if full else _CHEAP, branches)
+    return found | (_JOINT if full else {}) | (_AGAINST_WEAK if full and weak else {})
 
 
 class DynamicsSummary(NamedTuple):
@@ -81,7 +86,7 @@ class MeanDynamics(Metric):
     def __init__(self, full: bool, weak: bool, histograms: bool = False) -> None:
         super().__init__()
         self.full = full
-        self.names = [f"{chart}/{of}" for chart, ofs in curves(full, weak).items() for of in ofs]
+        self.names = [f"{one}/{of}" for one, ofs in curves(full, weak).items() for of in ofs]
         self.histograms = histograms
         zeros = torch.zeros(len(self.names), dtype=torch.float64)
         self.add_state("sums", zeros, dist_reduce_fx="sum")
@@ -133,8 +138,9 @@ def weighted_values(
 def _describe(statistics: LogitStatistics, vocabulary: int) -> dict[str, Tensor]:
     known = {name: value for name, value in statistics._asdict().items() if value is not None}
     known["margin"] = statistics.target - statistics.non_target_mean
-    if statistics.std is not None:
+    if statistics.std is not None and statistics.p_target is not None:
         known["centred_norm"] = vocabulary**0.5 * statistics.std
+        known["saturation"] = (statistics.p_target > SATURATED).float()
     return known
 
 
@@ -149,7 +155,6 @@ def _describe_joint(dynamics: LogitDynamics, tokens: Tensor) -> dict[str, Weight
         saturated = (strong.p_target > SATURATED).float()
         values["amplification/all"] = ratio, alone
         values["amplification/saturated"] = ratio, alone * saturated
-        values["saturation/strong"] = saturated, None
         values["kl/mixed_strong"] = dynamics.kl_mixed_strong, None
     if dynamics.agreement is not None:
         assert dynamics.hard_negative_share is not None

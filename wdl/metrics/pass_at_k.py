@@ -34,8 +34,6 @@ class PassAtK(PerProblem):
         k: How many answers are drawn.
     """
 
-    higher_is_better = True
-
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k

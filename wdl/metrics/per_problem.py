@@ -11,7 +11,6 @@ from wdl.metrics.intervals import bootstrap_mean
 class PerProblem(Metric):
     """Mean over problems; subclasses say in ``update`` what the value of a problem is."""
 
-    full_state_update = False
     values: list[Tensor]
 
     def __init__(self) -> None:
@@ -30,24 +29,26 @@ class PerProblem(Metric):
         return bootstrap_mean(dim_zero_cat(self.values))
 
 
-class MeanAtN(PerProblem):
+class _MeanOfAnswers(PerProblem):
+    def update(self, answers: Tensor) -> None:
+        """Add problems, ``answers`` [P, n] what is averaged for each."""
+        self.values.append(answers.double().mean(1))
+
+
+class MeanAtN(_MeanOfAnswers):
     """Share of right answers, mean@n; with one answer per problem the accuracy."""
 
-    higher_is_better = True
 
-    def update(self, correct: Tensor) -> None:
-        """Add problems.
+class CutOffRate(_MeanOfAnswers):
+    """Share of answers that the limit of tokens ended."""
 
-        Args:
-            correct: [P, n] bool, whether each answer to each problem is right.
-        """
-        self.values.append(correct.double().mean(1))
+
+class AnswerLength(_MeanOfAnswers):
+    """Mean number of new tokens of an answer."""
 
 
 class MajorityVote(PerProblem):
     """Whether the answer that most samples give is right; a tie counts in parts, maj@n."""
-
-    higher_is_better = True
 
     def update(self, correct: Tensor, votes: Tensor) -> None:
         """Add problems.
@@ -58,24 +59,6 @@ class MajorityVote(PerProblem):
         """
         values = [_majority(*problem) for problem in zip(correct, votes, strict=True)]
         self.values.append(torch.tensor(values, dtype=torch.float64, device=correct.device))
-
-
-class CutOffRate(PerProblem):
-    """Share of answers that the limit of tokens ended."""
-
-    higher_is_better = False
-
-    def update(self, cut_off: Tensor) -> None:
-        """Add problems, ``cut_off`` [P, n] bool."""
-        self.values.append(cut_off.double().mean(1))
-
-
-class AnswerLength(PerProblem):
-    """Mean number of new tokens of an answer."""
-
-    def update(self, new_tokens: Tensor) -> None:
-        """Add problems, ``new_tokens`` [P, n] int64."""
-        self.values.append(new_tokens.double().mean(1))
 
 
 def _majority(correct: Tensor, votes: Tensor) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from wdl.config.definitions import read_definition
 from wdl.config.paths import InputPath
 from wdl.errors import UserError
-from wdl.grading.grader import Kind
+from wdl.grading.grader import BaseGrader, Kind
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Benchmark:
         hub: Name on the hub, if there is no file.
         configs: Configurations of the set on the hub, read one after the other.
         split: Split of the set on the hub.
+        grader: ``class_path`` and ``init_args`` of a grader of your own; null for the rules of
+            this project.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Benchmark:
     hub: str | None = None
     configs: tuple[str, ...] = ("default",)
     split: str = "test"
+    grader: BaseGrader | None = None
 
 
 # Rounded references are common in the two sets of word problems that GSM8K belongs to.

@@ -1,6 +1,6 @@
 r"""Rows of benchmark files as problems with reference answers.
 
-A file is JSON, JSON Lines or Parquet in any of the schemas in which the maths sets are around:
+A file is JSON, JSON Lines (also .zst) or Parquet, in any of the schemas of the maths sets:
 
     {"question", "answer"}                     GSM8K's "... #### 72" is understood
     {"instruction", "answer"}                  optional "input"; without "answer", "output"
@@ -14,12 +14,14 @@ each with an optional "id".
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from wdl.data.rows import RowError, rows_of
+from wdl.config.paths import DATA_SUFFIXES
+from wdl.data.rows import HubData, RowError, rows_of
 from wdl.errors import MAX_FAULTS, UserError
 from wdl.grading.answers import last_boxed
 from wdl.questions.benchmarks import Benchmark
@@ -53,8 +55,7 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     place = str(file or benchmark.hub)
     faults: list[str] = []
     problems: dict[str, Problem] = {}
-    rows = _file_rows(file, faults) if file else _hub_rows(benchmark)
-    for line, row in rows:
+    for line, row in _rows(benchmark, file, faults):
         try:
             problem = parse_problem(row, default_id=str(len(problems)))
             if problem.id in problems:
@@ -142,42 +143,23 @@ def _filled(answer: str, key: str) -> str:
     return answer.strip()
 
 
-def _file_rows(file: Path, faults: list[str]) -> Iterable[tuple[int, Any]]:
-    """Line (or row of a Parquet file) and value of each row."""
-    if not file.is_file():
-        raise UserError(f"{file}: there is no such file; check --data")
-    if file.suffix in (".json", ".jsonl"):
+def _rows(benchmark: Benchmark, file: Path | None, faults: list[str]) -> Iterator[tuple[int, Any]]:
+    """Line, or number, and value of each row."""
+    if file is not None:
+        if not file.is_file():
+            raise UserError(f"{file}: there is no such file; check --data")
+        if not file.name.endswith(DATA_SUFFIXES):
+            known = " or ".join(DATA_SUFFIXES)
+            raise UserError(f"{file}: problems come as {known}; convert or rename it")
         return rows_of(file, faults)
-    if file.suffix == ".parquet":
-        return _parquet_rows(file)
-    raise UserError(f"{file}: problems come as .json, .jsonl or .parquet; convert or rename it")
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(file)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{file}: this is no Parquet file ({error}); choose another") from None
-    return enumerate(table.to_pylist(), start=1)
-
-
-def _hub_rows(benchmark: Benchmark) -> Iterator[tuple[int, Any]]:
     if benchmark.hub is None:
         raise UserError(
             f"--benchmarks {benchmark.name}: it is on no hub; give its file with --data"
         )
-    from datasets import load_dataset
-
-    rows: list[Any] = []
-    for config in benchmark.configs:
-        try:
-            rows += load_dataset(benchmark.hub, config, split=benchmark.split).to_list()
-        except Exception as error:  # the hub, the network and the cache fail in many ways
-            raise UserError(
-                f"--benchmarks {benchmark.name}: {benchmark.hub} could not be read "
-                f"({type(error).__name__}: {error}); give a local file with --data"
-            ) from None
-    return enumerate(rows, start=1)
+    remedy = f"give {benchmark.name} as a local file with --data"
+    parts = (
+        HubData(f"{benchmark.hub}:{config}", benchmark.split, streams=False, remedy=remedy)
+        for config in benchmark.configs
+    )
+    rows = chain.from_iterable(rows_of(part, faults) for part in parts)
+    return enumerate((row for _, row in rows), start=1)

@@ -9,10 +9,9 @@ stream; a killed run goes on at the block of rows where it stopped.
 """
 
 import json
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from wdl.grading.answers import last_boxed
 from wdl.grading.grader import Grader, Task
 from wdl.system.digests import files_digest
 from wdl.system.files import write_json, write_lines
+from wdl.system.journal import Journal, explain_difference
 
 BLOCK = 512
 _FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+)</answer>\s*", re.DOTALL)
@@ -46,38 +46,69 @@ def prepare(data: InputPath, out: str, workers: int | None = None, limit: float 
         limit: Seconds that the verification of one answer may take.
     """
     files = data_files(Path(data))
-    journal = Journal(Path(out), {"data": files_digest(files), "limit": limit})
-    if not journal.finished:
-        with Grader(workers, limit) as grader:
-            _judge(files, journal, grader)
-        journal.finish()
-    print(journal.summary())
+    key = {"data": files_digest(files), "limit": limit}
+    kept = Path(out)
+    summary = kept.with_name(f"{kept.name}.summary.json")
+    journal_file = kept.with_name(f".{kept.name}.journal")
+    if kept.exists():
+        found = json.loads(summary.read_text()) if summary.exists() else {}
+        if found.get("key") != key:
+            raise UserError(f"{out}: {explain_difference(found.get('key', {}), key)}")
+        counts = Counter(found["rows"])
+    else:
+        with Journal(journal_file, key) as journal:
+            with Grader(workers, limit) as grader:
+                counts = _judge(files, journal, grader)
+            write_json(summary, {"key": key, "rows": counts})
+            write_lines(kept, _numbered(journal.entries()))
+    journal_file.unlink(missing_ok=True)
+    print(_report(counts, out))
 
 
-def _judge(files: list[Path], journal: "Journal", grader: Grader) -> None:
-    """Go through all rows that the journal does not hold yet."""
+def _judge(files: list[Path], journal: Journal, grader: Grader) -> Counter[str]:
+    """How many rows got which verdict; goes through those that the journal does not hold yet.
+
+    An entry of the journal is a block: the verdicts on its rows, and those that are kept. Lines
+    that are no JSON are no rows there.
+    """
+    counts: Counter[str] = Counter()
+    for entry in journal.entries():
+        counts.update(entry["verdicts"])
     faults = Faults()
-    done = journal.rows
-    every = (row for file in files for _, row in _whole_rows(file, faults))
-    rows = islice(every, done, None)
-    with tqdm(unit=" rows", desc="verifying", initial=done) as bar:
+    every = (row for file in files for _, row in rows_of(file, faults))
+    rows = islice(every, counts.total(), None)
+    with tqdm(unit=" rows", desc="verifying", initial=counts.total()) as bar:
         for block in iter(lambda: list(islice(rows, BLOCK)), []):
-            journal.commit(list(zip(_verdicts(block, grader), block, strict=True)))
+            verdicts = _verdicts(block, grader)
+            kept = [
+                _conversation(row)
+                for row, verdict in zip(block, verdicts, strict=True)
+                if verdict == "kept"
+            ]
+            journal.append([{"verdicts": Counter(verdicts), "kept": kept}])
+            counts.update(verdicts)
             bar.update(len(block))
-            bar.set_postfix(kept=journal.counts["kept"])
+            bar.set_postfix(kept=counts["kept"])
+    return counts + Counter({"broken row": faults.total})
 
 
-def _whole_rows(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
-    """The rows of a file; lines that are no JSON come as None, so that they are counted."""
-    broken = faults.total
-    for line, row in rows_of(file, faults):
-        while faults.total > broken:
-            broken += 1
-            yield line, None
-        yield line, row
-    while faults.total > broken:
-        broken += 1
-        yield 0, None
+def _conversation(row: Any) -> list[dict[str, str]]:
+    record = parse_row(row)
+    return [*record["messages"], {"role": "assistant", "content": record["completion"]}]
+
+
+def _numbered(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
+    conversations = (messages for entry in entries for messages in entry["kept"])
+    for idx, messages in enumerate(conversations):
+        yield json.dumps({"idx": idx, "messages": messages}, ensure_ascii=False)
+
+
+def _report(counts: Counter[str], out: str) -> str:
+    """How many rows were kept, and why the others were not."""
+    lines = [f"{counts['kept']} of {counts.total()} rows kept: {out}"]
+    dropped = [(count, why) for why, count in counts.items() if why != "kept"]
+    lines += [f"{count:>10} dropped: {why}" for count, why in sorted(dropped, reverse=True)]
+    return "\n".join(lines)
 
 
 def _verdicts(rows: list[Any], grader: Grader) -> list[Verdict]:
@@ -114,109 +145,3 @@ def _reference(row: dict[str, Any]) -> str | None:
             reference = information["reference_answer"].strip()
             return last_boxed(reference) or reference or None
     return None
-
-
-class Journal:
-    """What has been judged so far, committed block by block.
-
-    Args:
-        out: The file in the end; the journal and the summary stand beside it.
-        key: What the result depends on.
-
-    Raises:
-        UserError: ``out`` was made from something else, or by something else.
-    """
-
-    def __init__(self, out: Path, key: dict[str, Any]) -> None:
-        self.out = out
-        self.key = key
-        self.rows = 0
-        self.counts: Counter[str] = Counter()
-        self._file = out.with_name(f".{out.name}.journal")
-        self._summary = out.with_name(f"{out.name}.summary.json")
-        self._read_summary()
-        if not self.finished and self._file.exists():
-            self._resume()
-        elif not self.finished:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            self._append([json.dumps({"key": key})])
-
-    @property
-    def finished(self) -> bool:
-        """Whether the result is complete."""
-        return self.out.exists()
-
-    def _read_summary(self) -> None:
-        if not self.finished:
-            return
-        found = json.loads(self._summary.read_text()) if self._summary.exists() else {}
-        self._check(found.get("key"))
-        self.counts, self.rows = Counter(found["rows"]), sum(found["rows"].values())
-
-    def _resume(self) -> None:
-        """Read what is committed, and cut off what comes after the last commit."""
-        end = 0
-        with self._file.open("rb") as lines:
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    break
-                if "key" in entry:
-                    self._check(entry["key"])
-                if "key" in entry or "judged" in entry:
-                    end = lines.tell()
-                    self.counts.update(entry.get("judged", {}))
-        self.rows = self.counts.total()
-        os.truncate(self._file, end)
-        if not end:
-            self._append([json.dumps({"key": self.key})])
-
-    def _check(self, key: Any) -> None:
-        if key != self.key:
-            raise UserError(
-                f"--out {self.out}: it was begun with other data or another limit; delete it and "
-                f"{self._file.name}, or choose another file"
-            )
-
-    def commit(self, judged: list[tuple[Verdict, Any]]) -> None:
-        """Write the kept rows of a block, then the line that makes them count."""
-        counts = Counter(verdict for verdict, _ in judged)
-        kept = [parse_row(row) for verdict, row in judged if verdict == "kept"]
-        answers = [{"role": "assistant", "content": record["completion"]} for record in kept]
-        lines = [
-            json.dumps({"messages": [*record["messages"], answer]}, ensure_ascii=False)
-            for record, answer in zip(kept, answers, strict=True)
-        ]
-        self._append([*lines, json.dumps({"judged": counts})])
-        self.counts.update(counts)
-        self.rows += len(judged)
-
-    def _append(self, lines: list[str]) -> None:
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def finish(self) -> None:
-        """Number the kept rows, write them, and leave only the summary beside them."""
-        write_json(self._summary, {"key": self.key, "rows": dict(self.counts)})
-        write_lines(self.out, self._numbered())
-        self._file.unlink()
-
-    def _numbered(self) -> Iterator[str]:
-        idx = 0
-        with self._file.open(encoding="utf-8") as lines:
-            for line in lines:
-                entry = json.loads(line)
-                if "messages" in entry:
-                    yield json.dumps({"idx": idx, **entry}, ensure_ascii=False)
-                    idx += 1
-
-    def summary(self) -> str:
-        """How many rows were kept, and why the others were not."""
-        kept = self.counts["kept"]
-        lines = [f"{kept} of {self.rows} rows kept: {self.out}"]
-        dropped = [(count, why) for why, count in self.counts.items() if why != "kept"]
-        lines += [f"{count:>10} dropped: {why}" for count, why in sorted(dropped, reverse=True)]
-        return "\n".join(lines)

@@ -43,16 +43,11 @@ def new_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        sync_folder(partial)
+        for file in partial.rglob("*"):
+            sync(file)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that everything in ``folder`` has reached the disk."""
-    for file in folder.rglob("*"):
-        sync(file)
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -66,14 +61,6 @@ def replace_folder(new: Path, path: Path) -> None:
         path.replace(old)
     new.replace(path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def point_to(link: Path, target: Path) -> None:
-    """Make ``link`` a symbolic link to its sibling ``target``, replacing an older link."""
-    partial = link.with_name(f".{link.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target.name)
-    partial.replace(link)
 
 
 def sync(path: Path) -> None:

@@ -1,28 +1,33 @@
-"""Answers on disk from the moment they are generated, so that a killed run goes on from there."""
+"""Results on disk from the moment they are there, so that a killed run goes on from them."""
 
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from wdl.errors import UserError
+
+_BLOCK = 1 << 16
+
+
+class JournalInUse(UserError):
+    """Another process is writing to the journal."""
 
 
 class Journal:
     """A file of JSON lines that only grows; the first line says what the run is.
 
+    What a kill left of a last line is cut off.
+
     Args:
         path: The file; created if it is not there.
-        inputs: What decides about the answers. A journal of other inputs is refused.
-
-    Attributes:
-        entries: What earlier runs have written, in order.
+        inputs: What decides about the results. A journal of other inputs is refused.
 
     Raises:
-        UserError: The journal belongs to other inputs, or another process is writing to it.
+        JournalInUse: Another process is writing to it.
+        UserError: It belongs to other inputs.
     """
 
     def __init__(self, path: Path, inputs: dict[str, Any]) -> None:
@@ -33,14 +38,20 @@ class Journal:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._stream.close()
-            fault = f"{path}: another evaluation is writing here; choose another --out"
-            raise UserError(fault) from None
-        self.entries = self._read()
-        if not self.entries:
+            fault = f"{path}: another process is writing here; choose another --out"
+            raise JournalInUse(fault) from None
+        self._stream.truncate(self._end_of_last_line())
+        self._stream.seek(0)
+        first = self._stream.readline()
+        if not first:
             self.append([inputs])
-        elif (began_with := self.entries.pop(0)) != inputs:
+        elif (began_with := json.loads(first)) != inputs:
             self._stream.close()
             raise UserError(f"{path}: {explain_difference(began_with, inputs)}")
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Everything that was appended, by earlier runs too, in order."""
+        return read_entries(self.path)
 
     def append(self, entries: Sequence[dict[str, Any]]) -> None:
         """Write ``entries`` so that a kill later on does not lose them."""
@@ -49,29 +60,41 @@ class Journal:
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
-    def _read(self) -> list[dict[str, Any]]:
-        """All whole lines; what a kill left of a last one is cut off."""
-        self._stream.seek(0)
-        whole, _, _ = self._stream.read().rpartition(b"\n")
-        self._stream.truncate(len(whole) + bool(whole))
-        return [json.loads(line) for line in whole.splitlines()]
+    def _end_of_last_line(self) -> int:
+        """Bytes up to the last line break."""
+        end = self._stream.seek(0, os.SEEK_END)
+        while end:
+            start = max(end - _BLOCK, 0)
+            self._stream.seek(start)
+            found = self._stream.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+        return 0
 
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
 
 
+def read_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """What was appended to a journal, which another process may be writing to."""
+    with path.open("rb") as lines:
+        lines.readline()
+        yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The names of the inputs that are not the same, in a list."""
+    names = sorted(before.keys() | now.keys())
+    return ", ".join(name for name in names if before.get(name) != now.get(name))
+
+
 def explain_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In which inputs an earlier result differs from this run."""
-    names = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    """In which inputs an earlier result differs from this run, and what to do."""
     return (
-        f"it holds answers made with another {', '.join(names)}; results are never mixed or "
+        f"it was made with another {differing(before, now)}; results are never mixed or "
         "overwritten, choose another --out"
     )

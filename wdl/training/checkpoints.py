@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which are complete, which is the newest, and what is in them.
+"""Checkpoints on disk: which are complete, and what is in them.
 
 Most strategies write a file. DeepSpeed writes a folder with files of every process; it gets a
 manifest of these files as the last of them, and its name only then, so that half of a checkpoint,
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 
 from wdl.errors import UserError
 from wdl.system.files import write_json
@@ -88,22 +87,8 @@ def defect(checkpoint: Path) -> str | None:
     return None
 
 
-def newest_checkpoint(runs: Path) -> Path | None:
-    """The last complete checkpoint among all versions of a run, or None.
-
-    Args:
-        runs: Folder of a named run, which holds ``version_N/checkpoints/``.
-    """
-    found = filter(Path.exists, runs.glob("version_*/checkpoints/*.ckpt"))
-    for checkpoint in sorted(found, key=_written, reverse=True):
-        fault = defect(checkpoint)
-        if fault is None:
-            return checkpoint
-        rank_zero_warn(f"{checkpoint} is not complete ({fault}): looking for an earlier one")
-    return None
-
-
-def _written(checkpoint: Path) -> int:
+def written_at(checkpoint: Path) -> int:
+    """When a checkpoint was completed, in nanoseconds."""
     mark = checkpoint / MANIFEST
     return (mark if mark.is_file() else checkpoint).stat().st_mtime_ns
 

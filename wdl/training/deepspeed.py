@@ -20,10 +20,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from wdl.branches.whole_weights import set_weights
+from wdl.branches.whole_weights import set_weights, whole_shapes
 from wdl.errors import UserError
 from wdl.system.files import replace_folder, sync
 from wdl.training.checkpoints import Manifest, files_of, read_state, read_weights, write_manifest
+from wdl.training.resume import check_strategy, check_weights
 
 _BARRIERS = itertools.count()
 """Numbers the barriers that this process has come to."""
@@ -150,7 +151,7 @@ class DeepSpeed(DeepSpeedStrategy):
             ) from error
         files = self._merged(own)
         if self.is_global_zero:
-            write_manifest(partial, Manifest(self._stage, self.world_size, files))
+            write_manifest(partial, Manifest(self.zero_stage, self.world_size, files))
             replace_folder(partial, folder)
 
     def _merged(self, own: dict[str, int]) -> dict[str, int]:
@@ -162,29 +163,10 @@ class DeepSpeed(DeepSpeedStrategy):
         return {name: size for part in parts for name, size in part.items()}
 
     @property
-    def _stage(self) -> int:
+    def zero_stage(self) -> int:
+        """ZeRO stage."""
         assert isinstance(self.config, dict)
         return self.config["zero_optimization"]["stage"]
-
-    def check_resumable(self, checkpoint: Path) -> None:
-        """Make sure that a fit can go on from ``checkpoint``.
-
-        Raises:
-            UserError: It was not written under the same stage by as many processes.
-        """
-        manifest = Manifest.read(checkpoint)
-        if manifest is None:
-            raise UserError(
-                f"{checkpoint}: DeepSpeed did not write this checkpoint, and cannot go on from it; "
-                "use the strategy that did, or start from its strong branch (wdl export)"
-            )
-        if (manifest.stage, manifest.world_size) != (self._stage, self.world_size):
-            raise UserError(
-                f"{checkpoint}: was written by {manifest.world_size} processes under ZeRO stage "
-                f"{manifest.stage}, and this run has {self.world_size} under stage {self._stage}; "
-                "the optimizer's state is divided among them, so use as many and the same stage, "
-                "or start from its strong branch (wdl export)"
-            )
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
@@ -196,9 +178,13 @@ class DeepSpeed(DeepSpeedStrategy):
         if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
             # not through DeepSpeed, which cannot restore an engine without an optimizer
             counts = self.is_global_zero or not self.zero_stage_3
-            set_weights(self.lightning_module, read_weights(path) if counts else None)
+            weights = read_weights(path) if counts else None
+            if weights is not None:
+                own = self.lightning_module.state_dict(keep_vars=True)
+                check_weights(whole_shapes(own), whole_shapes(weights))
+            set_weights(self.lightning_module, weights)
             return read_state(path)
-        self.check_resumable(path)
+        check_strategy(path, self.zero_stage, self.world_size)
         return super().load_checkpoint(path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:

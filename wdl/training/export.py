@@ -18,12 +18,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wdl.branches.loading import check_source, load_branch, load_config, load_tokenizer
+from wdl.branches.loading import (
+    check_source,
+    load_branch,
+    load_config,
+    load_tokenizer,
+    model_digest,
+)
 from wdl.branches.lora import FOLDER, Lora, add_adapter, merge_adapter, save_adapter
+from wdl.branches.whole_weights import whole_shapes
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
-from wdl.system.digests import model_digest
 from wdl.system.files import new_folder, write_text
 from wdl.training.checkpoints import read_state, read_weights
 from wdl.training.model_card import model_card
@@ -87,15 +93,11 @@ def write_strong(
     if lora is not None:
         frozen, adapted = _adapted_base(made, lora, base)
         made, weights = {**made, "frozen": frozen}, {**adapted, **weights}
-    elif _shapes(weights) != _shapes(branch.state_dict()):
+    elif whole_shapes(weights) != whole_shapes(branch.state_dict()):
         raise UserError(f"model: {source} is not the architecture of the weights in {ckpt}")
     if branch.can_generate():
         branch.generation_config = _generation_config(source)
     export_model(branch, weights, load_tokenizer(source), folder, made, dtype, lora)
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: weight.shape for name, weight in weights.items()}
 
 
 def _adapted_base(

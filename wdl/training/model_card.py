@@ -7,36 +7,30 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-METHOD = "https://arxiv.org/abs/2602.08222"
-
 
 def model_card(made: Mapping[str, Any]) -> str:
     """Markdown with the metadata of the model hub in front.
 
     Args:
-        made: What checkpoints keep of how they were made, see ``WeakDrivenModule.made``.
+        made: What checkpoints keep of how they were made, see ``Pair.made``.
     """
     sources = [made[name] for name in ("strong", "weak") if made.get(name)]
     header = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         base_model=[source for source in sources if not os.path.isabs(source)] or None,
-        tags=["wdl", "weak-driven-learning" if made.get("weak") else "sft"],
+        tags=list(made.get("tags", ())),
     )
-    how = (
-        f"The strong branch of a weak-driven pair ([method]({METHOD})): trained through the "
-        "cross-entropy of λ·z_strong + (1−λ)·z_weak and exported alone."
-        if made.get("weak")
-        else "A model trained by supervised fine-tuning."
-    )
+    how = [made["method"]] if "method" in made else []
     tables = [f"## {title}\n\n{_table(values)}" for title, values in _sections(made) if values]
-    page = [f"---\n{header.to_yaml()}\n---", "# How this model was made", how, *tables]
+    page = [f"---\n{header.to_yaml()}\n---", "# How this model was made", *how, *tables]
     return "\n\n".join(page) + "\n"
 
 
 def _sections(made: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     nested = {"data": "Data", "metrics": "Validation"}
-    plain = {name: value for name, value in made.items() if name not in nested}
+    apart = {*nested, "method", "tags"}
+    plain = {name: value for name, value in made.items() if name not in apart}
     return [("Training", plain), *((nested[name], made.get(name, {})) for name in nested)]
 
 

@@ -1,22 +1,137 @@
-"""Where a resumed fit stands: the counts of Lightning's loops, as this run counts.
+"""Going on from a checkpoint: what refuses it, and where a fit that goes on stands.
+
+Everything that can speak against a resume stands here: strategy, stage and number of processes,
+data and plan, frozen weights, the model itself. (Whether a checkpoint is complete, and safe to
+open, is the business of :mod:`wdl.training.checkpoints`.)
 
 The plan goes by optimizer steps, and so does a resume; Lightning goes by micro-batches and epochs.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 
-def adapt_progress(loops: dict[str, Any], accumulation_before: int, accumulation: int) -> None:
-    """Rewrite the counts that a checkpoint holds.
+from wdl.errors import UserError
+from wdl.training.checkpoints import Manifest
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What a run and the checkpoint that it goes on from must agree in.
+
+    Args:
+        accumulation: Micro-batches of a step on each process; may differ, but is counted by.
+        data: SHA-256 of the data.
+        plan: SHA-256 of the optimizer steps; None in a validation.
+        path: Where the data are.
+        frozen: Where the frozen weights come from, if there are any.
+        frozen_sha256: Their hash.
+    """
+
+    accumulation: int
+    data: str
+    plan: str | None
+    path: str
+    frozen: str | None = None
+    frozen_sha256: str | None = None
+
+
+def check_strategy(checkpoint: Path, stage: int | None, world_size: int) -> None:
+    """Make sure that a strategy can go on from a checkpoint that another run has written.
+
+    Args:
+        checkpoint: A complete one.
+        stage: ZeRO stage of the run; None if its strategy is not DeepSpeed.
+        world_size: Number of its processes.
+
+    Raises:
+        UserError: It was not written under the same stage by as many processes.
+    """
+    manifest = Manifest.read(checkpoint)
+    if stage is None:
+        if checkpoint.is_dir():
+            raise UserError(
+                f"{checkpoint}: DeepSpeed wrote this checkpoint; go on with trainer.strategy "
+                "wdl.training.deepspeed.DeepSpeed"
+            )
+    elif manifest is None:
+        raise UserError(
+            f"{checkpoint}: DeepSpeed did not write this checkpoint, and cannot go on from it; "
+            "use the strategy that did, or start from its strong branch (wdl export)"
+        )
+    elif (manifest.stage, manifest.world_size) != (stage, world_size):
+        raise UserError(
+            f"{checkpoint}: was written by {manifest.world_size} processes under ZeRO stage "
+            f"{manifest.stage}, and this run has {world_size} under stage {stage}; "
+            "the optimizer's state is divided among them, so use as many and the same stage, "
+            "or start from its strong branch (wdl export)"
+        )
+
+
+def check_weights(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Make sure that a checkpoint is of this model.
+
+    Args:
+        own: Shape of each weight by its name, as the model has it.
+        stored: The same, as the checkpoint has it.
+
+    Raises:
+        UserError: A weight is only in one of them, or has another shape.
+    """
+    if odd := own.keys() ^ stored.keys():
+        raise UserError(
+            f"ckpt_path: {sorted(odd)[0]} is not both in the checkpoint and in the model "
+            f"({len(odd)} such weights); it belongs to another model"
+        )
+    for name, shape in own.items():
+        if shape != stored[name]:
+            raise UserError(
+                f"ckpt_path: {name} is {list(stored[name])} in the checkpoint and "
+                f"{list(shape)} in the model; it belongs to another model"
+            )
+
+
+def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
+    """Make sure that a checkpoint is of this run, and count as this run does.
+
+    Args:
+        checkpoint: What was saved; its loops are changed in place.
+        now: What this run is.
+        fitting: Whether it goes on training; a validation may be on other data.
+
+    Raises:
+        UserError: Frozen weights, data, selection, batch size or seed are not what they were.
+    """
+    before = Agreement(**checkpoint["agreement"])
+    if now.frozen_sha256 != before.frozen_sha256:
+        raise UserError(
+            f"model.weak: {now.frozen} is not what the checkpoint was trained with, "
+            f"{before.frozen} with SHA-256 {before.frozen_sha256}; restore it, or start without "
+            "--ckpt_path"
+        )
+    if not fitting:
+        if now.data != before.data:
+            rank_zero_warn(f"{now.path} is not the data that the checkpoint was trained on")
+        return
+    if now.plan != before.plan:
+        raise UserError(
+            "ckpt_path: the checkpoint was trained on other samples, or in another order; "
+            "restore what changed (data, selection, batch_size, seed_everything, the branches; "
+            "they stand in config.yaml of its run, beside checkpoints/), or start without "
+            "--ckpt_path"
+        )
+    _count_anew(checkpoint["loops"]["fit_loop"], before.accumulation, now.accumulation)
+
+
+def _count_anew(loops: dict[str, Any], accumulation_before: int, accumulation: int) -> None:
+    """Rewrite the counts of Lightning's fit loop, in place.
 
     Another number of processes, or another micro-batch size, makes other micro-batches of the same
     optimizer steps. Where ``trainer.max_steps`` ended a run within an epoch, Lightning would take
     it for a whole one; at its end, it would go through it again without a batch.
-
-    Args:
-        loops: State of Lightning's fit loop; changed in place.
-        accumulation_before: Micro-batches of a step on each process when it was written.
-        accumulation: Now.
     """
     batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
     for counts in (batches["total"], batches["current"]):

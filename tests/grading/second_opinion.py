@@ -1,8 +1,7 @@
-r"""A second grader that shares nothing with the first but the question it answers.
+r"""An oracle for the grader that shares nothing with it but the question it answers.
 
 It finds the answer, reads its LaTeX with a small parser of its own and evaluates it in floating
-point, with every variable at fixed points. Where it understands too little it has no opinion. It
-never decides about a result: its disagreements with the first grader are listed, to be looked at.
+point, with every variable at fixed points. Where it understands too little it has no opinion.
 """
 
 import cmath

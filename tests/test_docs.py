@@ -1,0 +1,68 @@
+"""The documentation's examples, run as they stand there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CONFIGS, REPOSITORY
+from safetensors.torch import load_file
+
+BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SMALL = [
+    *("--trainer.max_steps", "8", "--data.micro_batch_size", "8", "--data.batch_size", "16"),
+    *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),
+    *("--checkpoint.every_n_train_steps", "4", "--checkpoint.save_top_k", "-1"),
+]
+
+
+@pytest.fixture
+def own_method(tmp_path: Path) -> list[str]:
+    """The files of docs/own-method.md in the current folder, and the options that use them."""
+    text = (REPOSITORY / "docs" / "own-method.md").read_text()
+    files = dict(BLOCK.findall(text))
+    assert set(files) == {"mine.py", "mine.yaml"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    return ["--config", str(CONFIGS / "joint.yaml"), "--config", "mine.yaml", "--name", "mine"]
+
+
+def wdl(*args: str) -> str:
+    # the console script, which does not look for modules in the current folder by itself
+    command = [str(Path(sys.executable).with_name("wdl")), *args]
+    child = subprocess.run(command, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    return child.stdout
+
+
+def test_a_method_of_ones_own_trains_resumes_and_exports(own_method: list[str]) -> None:
+    wdl("fit", *own_method, *SMALL)
+    first = Path("runs/mine/version_0")
+    weights = load_file(first / "strong" / "model.safetensors")
+    settings = yaml.safe_load((first / "config.yaml").read_text())
+    assert settings["model"]["init_args"]["first"] == 0.3
+    assert settings["data"]["init_args"]["power"] == 1.5
+    assert "| first | 0.3 |" in (first / "strong" / "README.md").read_text()
+
+    half = next(first.glob("checkpoints/*step=4.ckpt"))
+    wdl("fit", *own_method, *SMALL, "--ckpt_path", str(half))
+    resumed = load_file("runs/mine/latest/strong/model.safetensors")
+    assert Path("runs/mine/latest/strong").resolve().parent.name == "version_1"
+    assert all(resumed[name].equal(weight) for name, weight in weights.items())
+
+    whole = next(first.glob("checkpoints/*step=8.ckpt"))
+    wdl("export", "--ckpt", str(whole), "--out", "exported")
+    exported = load_file("exported/model.safetensors")
+    assert all(exported[name].equal(weight) for name, weight in weights.items())
+
+
+def test_the_loss_and_the_weights_of_ones_own_are_used(own_method: list[str]) -> None:
+    wdl("fit", *own_method, *SMALL)
+    wdl("fit", *own_method[:2], *SMALL, "--name", "theirs")
+    ours, theirs = (
+        load_file(f"runs/{name}/latest/strong/model.safetensors") for name in ("mine", "theirs")
+    )
+    assert not all(ours[name].equal(weight) for name, weight in theirs.items())
+    assert "--model.first" in wdl("fit", "--model.help", "mine.GrowingShare")

@@ -1,0 +1,105 @@
+"""Where a run writes: the one place that knows the names.
+
+RUNS/NAME/version_N/            one start of the run; a resumed run is a new one
+strong/                     the exported model
+exports/step=S/, exports/best-step=S/
+checkpoints/*.ckpt
+evaluation/, evaluation/step=S/
+results.json, config.yaml, hparams.yaml
+events.out.*, dynamics/     for TensorBoard
+RUNS/NAME/latest/               links to what the newest start has written, but for the events:
+TensorBoard follows links, and would show the run twice
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+
+from wdl.system.files import replace_folder
+from wdl.training.checkpoints import defect, written_at
+
+_VERSIONS = "version_*"
+_LATEST = "latest"
+_LINKED = (
+    *("strong", "exports", "checkpoints", "evaluation"),
+    *("results.json", "config.yaml", "hparams.yaml"),
+)
+
+
+class RunFolder:
+    """The folder of one start of a run.
+
+    Args:
+        path: RUNS/NAME/version_N.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.strong = path / "strong"
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "evaluation"
+        self.results = path / "results.json"
+        self.config = path / "config.yaml"
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> "RunFolder":
+        """That of a fit; every process must call this."""
+        assert trainer.log_dir is not None
+        return cls(Path(trainer.log_dir))
+
+    @classmethod
+    def of_first(cls, trainer: pl.Trainer) -> "RunFolder":
+        """That of a fit, for the first process alone."""
+        assert isinstance(trainer.logger, TensorBoardLogger)  # trainer.log_dir waits for all
+        return cls(Path(trainer.logger.log_dir))
+
+    @classmethod
+    def latest(cls, runs: Path, name: str) -> "RunFolder":
+        """That of the newest start of a run, by its links."""
+        return cls(runs / name / _LATEST)
+
+    def export(self, step: int, best: bool = False) -> Path:
+        """Where the strong branch is exported on the way."""
+        return self.path / "exports" / f"{'best-' if best else ''}step={step}"
+
+    def evaluation_at(self, step: int) -> Path:
+        """Where an evaluation on the way is filed."""
+        return self.evaluation / f"step={step}"
+
+    def become_latest(self) -> None:
+        """Let ``latest`` hold links to what this start writes, now or later."""
+        latest = self.path.with_name(_LATEST)
+        links = self.path.with_name(f".{_LATEST}.{os.getpid()}.partial")
+        shutil.rmtree(links, ignore_errors=True)
+        links.mkdir()
+        for name in _LINKED:
+            (links / name).symlink_to(Path("..", self.path.name, name))
+        if latest.is_symlink():
+            latest.unlink()
+        replace_folder(links, latest)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The last complete checkpoint among all starts of a run, or None.
+
+    Args:
+        run: RUNS/NAME.
+    """
+    found = filter(Path.exists, run.glob(f"{_VERSIONS}/checkpoints/*.ckpt"))
+    for checkpoint in sorted(found, key=written_at, reverse=True):
+        fault = defect(checkpoint)
+        if fault is None:
+            return checkpoint
+        rank_zero_warn(f"{checkpoint} is not complete ({fault}): looking for an earlier one")
+    return None
+
+
+def remove_partial(run: Path) -> None:
+    """Remove what a killed start of a run was writing, which may be large."""
+    for pattern in (f"{_VERSIONS}/.*.partial", f"{_VERSIONS}/*/.*.partial"):
+        for partial in run.glob(pattern):
+            shutil.rmtree(partial, ignore_errors=True)
