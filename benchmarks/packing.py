@@ -44,7 +44,7 @@ def read_lengths(file: Path | None) -> tuple[NDArray[np.int64], NDArray[np.int64
     if file is None:
         rng = np.random.default_rng(0)
         return rng.poisson(77, 1319), rng.gamma(10, 8.7, 1319).astype(np.int64) + 1
-    records = list(RecordReader([file]))
+    records = [record for _, record in RecordReader([file])]
     prompts = [len(record["messages"][-1]["content"].split()) for record in records]
     answers = [len(record["completion"].split()) for record in records]
     prompt, answer = (np.ceil(np.array(words) * TOKENS_PER_WORD) for words in (prompts, answers))

@@ -25,6 +25,8 @@ from transformers import (
 )
 
 from wdl.config.paths import DataSource, ModelSource
+from wdl.data.encoding import Encoded, compose, encode_batch
+from wdl.data.schemas import Record
 from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.tiny.model import write_tiny_architecture
 
@@ -73,6 +75,14 @@ def every_sample_once(
     selection = Selection(weights="uniform", draw="without_replacement")
     sizes = {"batch_size": 8, "micro_batch_size": 8, "val_fraction": 0.2}
     return WeakDrivenDataModule(DataSource(data), strong, weak, selection, **{**sizes, **settings})
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], answer: str, end_token: int
+) -> Encoded:
+    """Tokens of one sample."""
+    record: Record = {"messages": messages, "completion": answer, "thought": ""}
+    return encode_batch(tokenizer, [compose(tokenizer, record, end_token)], end_token)[0]
 
 
 @pytest.fixture(scope="session")

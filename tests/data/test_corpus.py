@@ -1,18 +1,19 @@
 """Encoded samples: the same from any cache, cut or dropped as asked, faults in one line."""
 
-import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from conftest import encode
+from transformers import AutoConfig, AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from wdl.constants import PAPER_SYSTEM_PROMPT
 from wdl.data import corpus as module
 from wdl.data.corpus import Corpus, column
-from wdl.data.encoding import encode, end_of_turn
+from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
 
 ROWS = [{"prompt": f"{n}+{n}?", "completion": f"{2 * n}" * n} for n in range(1, 9)]
@@ -100,19 +101,98 @@ def test_a_cut_that_leaves_no_answer_drops_the_sample(corpus: Callable[..., Corp
     assert not len(corpus(max_length=prompt, too_long="cut").samples)
 
 
+@pytest.fixture
+def model(architecture: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's folder, to be changed."""
+    return shutil.copytree(architecture, tmp_path / "model")
+
+
+def turns(*texts: str) -> dict:
+    """A conversation that the assistant ends."""
+    roles = ["user"] * (len(texts) - 1) + ["assistant"]
+    return {"messages": [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]}
+
+
 def test_a_conversation_that_the_template_refuses(
-    corpus: Callable[..., Corpus], tokenizer: PreTrainedTokenizerBase
+    write_rows: Callable[..., Path], model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    strict = corpus()
-    strict.tokenizer.chat_template = (
-        "{{ raise_exception('roles must alternate') if messages|length > 1 }}"
-        "{{ messages[0].content }}<|im_end|>"
-    )
-    strict.end_token = tokenizer.eos_token_id
-    twice = [{"role": "user", "content": "?"}] * 2 + [{"role": "assistant", "content": "!"}]
-    Path("rows.jsonl").write_text(json.dumps({"messages": twice}))
-    with pytest.raises(UserError, match=r"refuses a conversation .*roles must alternate"):
-        _ = strict.samples
+    template = model / "chat_template.jinja"
+    alternating = "{{ raise_exception('roles must alternate') if messages|length > 2 }}"
+    template.write_text(alternating + template.read_text())
+    path = str(write_rows([turns("?", "!"), turns("?", "?", "?", "!"), turns("?", "?", "?", "?")]))
+    with pytest.raises(UserError, match=r"rows.jsonl:2: .*roles must alternate") as error:
+        _ = Corpus(path, str(model), Path("cache")).samples
+    assert len(error.value.lines()) == 2
+    with caplog.at_level(logging.WARNING):
+        assert Corpus(path, str(model), Path("cache"), on_bad_row="skip").samples["idx"][:] == [0]
+    assert "rows.jsonl:3: " in caplog.text
+
+
+def test_a_system_prompt_that_the_template_refuses_is_one_line(
+    write_rows: Callable[..., Path], model: Path
+) -> None:
+    template = model / "chat_template.jinja"
+    refusing = "{{ raise_exception('no system role') if messages[0].role == 'system' }}"
+    template.write_text(refusing + template.read_text())
+    with pytest.raises(UserError, match="no system role") as error:
+        _ = Corpus(str(write_rows(ROWS)), str(model), Path("cache"), "paper").samples
+    assert len(error.value.lines()) == 1
+
+
+def test_a_token_that_the_model_has_no_row_for(
+    write_rows: Callable[..., Path], model: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    size = AutoConfig.from_pretrained(model).vocab_size
+    tokenizer.add_tokens([f"<{n}>" for n in range(len(tokenizer), size + 1)])
+    tokenizer.pad_token = f"<{size}>"
+    tokenizer.save_pretrained(model)
+    path = str(write_rows([turns("?", "!"), turns("?", f"<{size - 1}>")]))
+    corpus = Corpus(path, str(model), Path("cache"))
+    assert max(map(max, corpus.samples["input_ids"])) == size - 1
+    assert corpus.pad_token < size  # which its own is not
+    with pytest.raises(UserError, match=f"rows.jsonl:1: the model has no row for '<{size}>'"):
+        path = str(write_rows([turns("?", f"<{size}>")]))
+        _ = Corpus(path, str(model), Path("cache")).samples
+
+
+def test_a_slow_tokenizer(
+    write_rows: Callable[..., Path], model: Path, tmp_path: Path, architecture: Path
+) -> None:
+    template = (architecture / "chat_template.jinja").read_text().replace("<|im_end|>", "</s>")
+    (model / "tokenizer.json").unlink()
+    ByT5Tokenizer(chat_template=template).save_pretrained(model)
+    config = AutoConfig.from_pretrained(model)
+    config.vocab_size = 512
+    config.save_pretrained(model)
+    path = str(write_rows(ROWS))
+    first = Corpus(path, str(model), Path("cache"))
+    assert first.tokenizer.decode(first.samples["input_ids"][0][-2:]) == "2</s>"
+    moved = Corpus(path, str(shutil.copytree(model, tmp_path / "moved")), Path("cache"))
+    assert moved.key() == first.key()
+    grown = moved.tokenizer
+    grown.add_tokens(["<new>"])
+    assert moved.key() != first.key()
+
+
+@pytest.mark.parametrize(
+    "files", [("tokenizer.json",), ("tokenizer.json", "tokenizer_config.json")]
+)
+def test_a_folder_without_a_tokenizer(
+    files: tuple[str, ...], write_rows: Callable[..., Path], model: Path
+) -> None:
+    for file in files:
+        (model / file).unlink()
+    with pytest.raises(UserError, match=r"holds no tokenizer|its tokenizer cannot be read"):
+        _ = Corpus(str(write_rows(ROWS)), str(model), Path("cache")).end_token
+
+
+def test_faults_say_where_a_file_is_now(corpus: Callable[..., Corpus]) -> None:
+    rows = [*ROWS, {"prompt": "a", "completion": ""}]
+    assert corpus(rows).records.num_rows == 8
+    Path("rows.jsonl").rename("other.jsonl")
+    moved = Corpus("other.jsonl", "unused", Path("cache"))
+    assert moved.records["place"][0] == "other.jsonl:1"
 
 
 def test_faults_leave_no_cache_behind(corpus: Callable[..., Corpus]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import encode
 from transformers import PreTrainedTokenizerBase
 
 from wdl.constants import IGNORE_INDEX
@@ -13,10 +14,12 @@ from wdl.data.encoding import (
     collate,
     collate_pack,
     completion_tokens,
-    encode,
+    compose,
     encode_prompt,
     end_of_turn,
 )
+from wdl.data.rows import RowError
+from wdl.data.schemas import Record
 from wdl.errors import UserError
 
 QUESTION = [{"role": "user", "content": "1+1?"}]
@@ -40,6 +43,66 @@ def test_without_a_system_prompt_there_is_no_system_message(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     assert "system" not in tokenizer.decode(encode_prompt(tokenizer, QUESTION))
+
+
+CHATML = (
+    "{% for m in messages %}{{'<|im_start|>'+m.role+'\n'+m.content+'<|im_end|>\n'}}{% endfor %}"
+)
+PROMPT = "{% if add_generation_prompt %}{{'<|im_start|>assistant\n'}}{% endif %}"
+OPENED = PROMPT.replace("assistant\n", "assistant\n<think>\n")
+# as Qwen3 does; its last answer has a block even where there is no thought
+THOUGHTS = CHATML.replace(
+    "m.content",
+    "('<think>\n'+m.reasoning_content+'\n</think>\n\n' if m.reasoning_content else '')+m.content",
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "trained"),
+    [
+        ("<think>\n1+1\n</think>\n\n2", "1+1\n</think>\n\n2"),
+        ("\n<think>1+1</think>2", "1+1</think>2"),
+        ("1+1\n</think>\n\n2", "1+1\n</think>\n\n2"),
+    ],
+)
+def test_a_thought_that_the_prompt_opens_is_not_opened_again(
+    answer: str, trained: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", CHATML + OPENED)
+    record: Record = {"messages": QUESTION, "completion": answer, "thought": ""}
+    prompt, text = compose(tokenizer, record, end_of_turn(tokenizer))
+    assert (prompt[-25:], text) == ("<|im_start|>assistant\n<think>\n"[-25:], trained)
+
+
+def test_an_answer_that_never_closes_the_thought_is_refused(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", CHATML + OPENED)
+    with pytest.raises(RowError, match="begins each answer with <think>, and this one never"):
+        encode(tokenizer, QUESTION, "2", 0)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_thought_beside_the_answer_is_put_where_the_template_puts_it(
+    opened: bool, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = THOUGHTS + (OPENED if opened else PROMPT)
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    record: Record = {"messages": QUESTION, "completion": "2", "thought": "One and one."}
+    prompt, answer = compose(tokenizer, record, end_of_turn(tokenizer))
+    assert prompt.endswith("<think>\n") == opened
+    begin = "" if opened else "<think>\n"
+    assert answer == begin + "One and one.\n</think>\n\n2"
+
+
+@pytest.mark.parametrize("template", [CHATML, THOUGHTS.replace("<|im_start|>", "", 1)])
+def test_a_thought_that_the_template_drops_or_misplaces_is_refused(
+    template: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", template + PROMPT)
+    record: Record = {"messages": QUESTION, "completion": "2", "thought": "One and one."}
+    with pytest.raises(RowError, match="does not render the thought"):
+        compose(tokenizer, record, tokenizer.eos_token_id)
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,35 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import pyarrow as pa
 import pytest
 import zstandard
 from pyarrow import parquet
 
-from wdl.data.records import OnBadRow, Record, RecordReader
+from wdl.data.records import OnBadRow, RecordReader
 from wdl.data.rows import HubData, Part, data_files, data_parts, rows_of
 from wdl.errors import UserError
 
 
-def read_records(parts: Sequence[Part], on_bad_row: OnBadRow = "error") -> list[Record]:
-    return list(RecordReader(parts, on_bad_row))
+class Numbered(TypedDict):
+    """A record as it is kept, with its number."""
+
+    idx: int
+    messages: list[dict[str, str]]
+    completion: str
+    thought: str
+
+
+def read_records(parts: Sequence[Part], on_bad_row: OnBadRow = "error") -> list[Numbered]:
+    reader = RecordReader(parts, on_bad_row)
+    return numbered(reader)
+
+
+def numbered(reader: RecordReader) -> list[Numbered]:
+    records = [record for _, record in reader]
+    return [{"idx": idx, **r} for idx, r in zip(reader.idx().tolist(), records, strict=True)]
 
 
 QUESTION = {"role": "user", "content": "1+1?"}
@@ -38,7 +54,9 @@ ANSWER = {"role": "assistant", "content": "2"}
 def test_schemas(row: dict, messages: list, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row))
-    assert read_records([file]) == [{"idx": 0, "messages": messages, "completion": "2"}]
+    assert read_records([file]) == [
+        {"idx": 0, "messages": messages, "completion": "2", "thought": ""}
+    ]
 
 
 def test_json_lists_and_folders(tmp_path: Path) -> None:
@@ -95,8 +113,29 @@ def test_empty_answers_are_left_out(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "completion": c} for c in ("b", " ", "c")]
     file.write_text("\n".join(map(json.dumps, rows)))
     reader = RecordReader([file])
-    assert [(r["idx"], r["completion"]) for r in reader] == [(0, "b"), (2, "c")]
+    assert [(r["idx"], r["completion"]) for r in numbered(reader)] == [(0, "b"), (2, "c")]
     assert reader.left_out == [f"{file}:2: 'completion' is empty; fill it in or drop the row"]
+
+
+@pytest.mark.parametrize(
+    ("given", "numbers"),
+    [
+        ([None, 0, None, 1, None], [2, 0, 3, 1, 4]),
+        ([7, None, None], [7, 0, 1]),
+        ([None, None, -1, 1], [0, 2, -1, 1]),
+        ([None, 9, "bad", None], [0, 9, 1]),
+    ],
+)
+def test_rows_without_an_idx_are_numbered_around_the_others(
+    given: list, numbers: list[int], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"idx": idx, "prompt": "a", "completion": f"{n}"} for n, idx in enumerate(given)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    records = read_records([file], on_bad_row="skip")
+    assert [record["idx"] for record in records] == numbers
+    order = [n for n, idx in enumerate(given) if idx != "bad"]
+    assert [record["completion"] for record in records] == list(map(str, order))
 
 
 def test_messages_may_carry_information(tmp_path: Path) -> None:
@@ -104,7 +143,9 @@ def test_messages_may_carry_information(tmp_path: Path) -> None:
     answer = {**ANSWER, "info": {"think_content": "...", "answer_content": "2"}}
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"messages": [question, answer]}))
-    assert read_records([file]) == [{"idx": 0, "messages": [QUESTION], "completion": "2"}]
+    assert read_records([file]) == [
+        {"idx": 0, "messages": [QUESTION], "completion": "2", "thought": ""}
+    ]
 
 
 def write_parquet(file: Path, rows: list[dict]) -> None:
@@ -153,7 +194,7 @@ def test_bad_rows_can_be_skipped(tmp_path: Path) -> None:
     good = [json.dumps({"idx": n, "prompt": "a", "completion": str(n)}) for n in (3, 4)]
     file.write_text("\n".join([good[0], '{"prompt": "a"}', "{oops", good[0], good[1]]))
     reader = RecordReader([file], on_bad_row="skip")
-    assert [r["idx"] for r in reader] == [3, 4]
+    assert [r["idx"] for r in numbered(reader)] == [3, 4]
     assert reader.left_out.total == 3
     assert [line.split(":")[1] for line in reader.left_out] == ["2", "3", "4"]
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import encode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wdl.cli import main
 from wdl.data import score_store as store
-from wdl.data.encoding import encode, end_of_turn
+from wdl.data.encoding import end_of_turn
 
 KILLS = int(os.environ.get("WDL_TEST_KILLS", 3))
 

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import encode
 from transformers import GenerationConfig
 
-from wdl.data.encoding import encode
 from wdl.errors import UserError
 from wdl.generation.engine import Request, Sampling
 from wdl.generation.protocols import PROTOCOLS

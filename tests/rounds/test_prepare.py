@@ -55,11 +55,11 @@ def prepare(folder: Path, out: str) -> None:
 
 def test_what_is_kept_and_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(folder, "out.jsonl")
-    records = list(RecordReader([Path("out.jsonl")]))
-    assert [record["idx"] for record in records] == [0, 1, 2]
-    assert [record["completion"] for record in records] == [
+    reader = RecordReader([Path("out.jsonl")])
+    assert [record["completion"] for _, record in reader] == [
         ROWS[n]["messages"][1]["content"] for n in (0, 1, 8)
     ]
+    assert reader.idx().tolist() == [0, 1, 2]
     printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert printed[0] == "3 of 10 rows kept: out.jsonl"
     assert printed[1:4] == DROPPED

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import ARCHITECTURES, every_sample_once
+from conftest import ARCHITECTURES, encode, every_sample_once
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,7 +21,7 @@ from transformers import (
 from wdl.branches.whole_weights import gather_weights
 from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import collate, encode, end_of_turn
+from wdl.data.encoding import collate, end_of_turn
 from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.training.deepspeed import DeepSpeed

@@ -12,7 +12,11 @@ from typing import Any
 
 from jsonargparse.typing import register_type
 
-DATA_SUFFIXES = (".json", ".jsonl", ".jsonl.zst", ".parquet")
+DATA_SUFFIXES = (
+    *(".json", ".json.gz", ".json.zst"),
+    *(".jsonl", ".jsonl.gz", ".jsonl.zst"),
+    ".parquet",
+)
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_DATA = re.compile(_HUB_NAME.pattern + r"(:\w[\w.-]*)?")

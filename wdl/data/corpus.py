@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
@@ -24,10 +23,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from wdl.branches.loading import load_tokenizer
-from wdl.data.encoding import encode_batch, end_of_turn, with_system_prompt
-from wdl.data.records import OnBadRow, Record, RecordReader
-from wdl.data.rows import HubData, data_parts
+from wdl.branches.loading import load_config, load_tokenizer
+from wdl.branches.template import PROBE, QUESTION, probe, render
+from wdl.data.encoding import Encoded, compose, encode_batch, with_system_prompt
+from wdl.data.records import OnBadRow, RecordReader
+from wdl.data.rows import Faults, HubData, Part, RowError, data_parts
+from wdl.data.schemas import Record
 from wdl.errors import UserError
 from wdl.system.digests import files_digest, value_digest
 from wdl.system.files import new_folder, write_json
@@ -37,13 +38,14 @@ TooLong = Literal["drop", "cut"]
 ROWS_PER_WRITE = 500
 ROWS_PER_WORKER = 20_000
 # What a completion is; raised in the keys of caches and scores whenever that changes.
-MASK = "answer and end of turn, 1"
+MASK = "answer and end of turn, 2"
 
 _RECORDS = pa.schema(
     [
-        ("idx", pa.int64()),
+        ("place", pa.string()),
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
         ("completion", pa.string()),
+        ("thought", pa.string()),
     ]
 )
 _SAMPLES = Features(
@@ -95,33 +97,44 @@ class Corpus:
         return load_tokenizer(self._tokenizer_source)
 
     @cached_property
+    def vocabulary(self) -> int:
+        """Rows of the model's output head, which every token must have one of."""
+        return load_config(self._tokenizer_source).get_text_config().vocab_size
+
+    @cached_property
     def end_token(self) -> int:
-        """What ends each answer."""
-        return end_of_turn(self.tokenizer)
+        """What ends each answer; found by trying out tokenizer and chat template."""
+        template = probe(self.tokenizer, self.vocabulary)
+        if self.system_prompt is not None:
+            render(self.tokenizer, with_system_prompt([QUESTION], self.system_prompt))
+        return template.end_token
 
     @property
     def pad_token(self) -> int:
-        """What fills up padded batches; masked, so any token will do."""
-        return self.tokenizer.pad_token_id or 0
+        """What fills up padded batches; masked, and a tokenizer's own may have no row."""
+        return 0
 
     @cached_property
     def records(self) -> Dataset:
-        """The checked rows with columns idx, messages and completion.
+        """The checked rows with columns idx, place (file:line), messages, completion and thought.
 
         Raises:
             UserError: One line for each faulty row.
         """
-        folder = self.cache / f"records-{value_digest([self.data_digest, self.on_bad_row])[:32]}"
+        key = value_digest([self.path, self.data_digest, self.on_bad_row, str(_RECORDS)])
+        folder = self.cache / f"records-{key[:32]}"
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                reader = RecordReader(data_parts(self.path), self.on_bad_row)
+                reader = RecordReader(self._parts, self.on_bad_row)
                 with new_folder(folder) as partial_folder:
                     _write_records(reader, partial_folder / "rows.arrow")
+                    np.save(partial_folder / "idx.npy", reader.idx())
                     left_out = {"total": reader.left_out.total, "first": list(reader.left_out)}
                     write_json(partial_folder / "left_out.json", left_out)
-        _warn_of_rows(json.loads((folder / "left_out.json").read_text()))
-        return Dataset.from_file(str(folder / "rows.arrow"))
+        _warn_of_rows(**json.loads((folder / "left_out.json").read_text()))
+        rows = Dataset.from_file(str(folder / "rows.arrow"))
+        return rows.add_column("idx", np.load(folder / "idx.npy"))
 
     @cached_property
     def samples(self) -> Dataset:
@@ -133,6 +146,8 @@ class Corpus:
             tokenizer=self.tokenizer,
             end_token=self.end_token,
             system_prompt=self.system_prompt,
+            vocabulary=self.vocabulary,
+            on_bad_row=self.on_bad_row,
         )
         file = self.cache / f"encoded-{name}.arrow"
         with FileLock(f"{file}.lock"):
@@ -145,14 +160,18 @@ class Corpus:
                 new_fingerprint=name,
                 num_proc=_workers(len(records)),
             )
+            if unfit := len(records) - len(samples):
+                rank_zero_info(f"{unfit} rows are left out: the model cannot take them")
             return self._limit_length(samples, name)
 
     def encoding_key(self) -> dict[str, Any]:
         """What the tokens of the samples depend on."""
+        tokenizer: Any = self.tokenizer
+        fast = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         return {
             "data": self.data_digest,
             "on_bad_row": self.on_bad_row,
-            "tokenizer": value_digest(self.tokenizer.backend_tokenizer.to_str()),
+            "tokenizer": value_digest(fast or [tokenizer.get_vocab(), tokenizer(PROBE).input_ids]),
             "template": str(self.tokenizer.chat_template),
             "system_prompt": self.system_prompt,
             "mask": MASK,
@@ -169,9 +188,12 @@ class Corpus:
     @cached_property
     def data_digest(self) -> str:
         """SHA-256 of the files."""
-        parts = data_parts(self.path)
-        files = files_digest(part for part in parts if isinstance(part, Path))
-        return value_digest([files, *(p.digest() for p in parts if isinstance(p, HubData))])
+        files = files_digest(part for part in self._parts if isinstance(part, Path))
+        return value_digest([files, *(p.digest() for p in self._parts if isinstance(p, HubData))])
+
+    @cached_property
+    def _parts(self) -> list[Part]:
+        return data_parts(self.path)
 
     def _limit_length(self, samples: Dataset, name: str) -> Dataset:
         lengths = column(samples, "length")
@@ -198,18 +220,18 @@ def column(samples: Dataset, name: str) -> NDArray[Any]:
     return samples.with_format("numpy", columns=[name])[:][name]
 
 
-def _write_records(records: Iterable[Record], file: Path) -> None:
-    rows = iter(records)
+def _write_records(records: Iterable[tuple[str, Record]], file: Path) -> None:
+    rows = ({"place": place, **record} for place, record in records)
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, _RECORDS) as writer:
         for batch in iter(lambda: list(islice(rows, ROWS_PER_WRITE)), []):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, _RECORDS))
 
 
 @rank_zero_only
-def _warn_of_rows(left_out: dict[str, Any]) -> None:
-    if left_out["total"]:
-        logger.warning("%d rows are left out:", left_out["total"])
-        for line in UserError(*left_out["first"], total=left_out["total"]).lines():
+def _warn_of_rows(first: list[str], total: int) -> None:
+    if total:
+        logger.warning("%d rows are left out:", total)
+        for line in UserError(*first, total=total).lines():
             logger.warning("  %s", line)
 
 
@@ -223,25 +245,35 @@ def _encode_records(
     tokenizer: PreTrainedTokenizerBase,
     end_token: int,
     system_prompt: str | None,
+    vocabulary: int,
+    on_bad_row: OnBadRow,
 ) -> dict[str, list[Any]]:
-    conversations = [
-        with_system_prompt(messages, system_prompt) for messages in records["messages"]
-    ]
-    try:
-        encoded = encode_batch(tokenizer, conversations, records["completion"], end_token)
-    except jinja2.TemplateError as error:
-        first, last = records["idx"][0], records["idx"][-1]
-        raise UserError(
-            f"{tokenizer.name_or_path}: the chat template refuses a conversation between idx "
-            f"{first} and {last} ({error}); mend that row, or the template"
-        ) from None
-    prompts = (sample["input_ids"][: sample["prompt_length"]] for sample in encoded)
+    faults, texts = Faults(), {}
+    for number, row in enumerate(zip(*records.values(), strict=True)):
+        record = dict(zip(records, row, strict=True))
+        try:
+            texts[number] = compose(tokenizer, cast(Record, record), end_token, system_prompt)
+        except (RowError, UserError) as fault:
+            faults.append(f"{record['place']}: {fault}")
+    encoded = encode_batch(tokenizer, list(texts.values()), end_token)
+    kept: dict[int, Encoded] = {}
+    for number, sample in zip(texts, encoded, strict=True):
+        if (largest := max(sample["input_ids"])) < vocabulary:
+            kept[number] = sample
+        else:
+            token = tokenizer.convert_ids_to_tokens(largest)
+            place = records["place"][number]
+            faults.append(f"{place}: the model has no row for {token!r}; drop it")
+    if faults and on_bad_row == "error":
+        raise faults.error()
+    _warn_of_rows(faults, faults.total)
+    samples = kept.values()
     return {
-        "idx": records["idx"],
-        "input_ids": [sample["input_ids"] for sample in encoded],
-        "prompt_length": [sample["prompt_length"] for sample in encoded],
-        "length": [len(sample["input_ids"]) for sample in encoded],
-        "prompt_hash": [_hash(prompt) for prompt in prompts],
+        "idx": [records["idx"][number] for number in kept],
+        "input_ids": [sample["input_ids"] for sample in samples],
+        "prompt_length": [sample["prompt_length"] for sample in samples],
+        "length": [len(sample["input_ids"]) for sample in samples],
+        "prompt_hash": [_hash(s["input_ids"][: s["prompt_length"]]) for s in samples],
     }
 
 

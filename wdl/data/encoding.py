@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from wdl.branches.packed_attention import Segments
+from wdl.branches.template import OPEN_THOUGHT, Message, probe, render
 from wdl.constants import IGNORE_INDEX, PAPER_SYSTEM_PROMPT
-from wdl.errors import UserError
+from wdl.data.rows import RowError
+from wdl.data.schemas import Record
 
 
 class Encoded(TypedDict):
@@ -46,59 +48,76 @@ class Batch(TypedDict):
     denominator: int
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]
-) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Tokens of the conversation up to the point where the assistant answers."""
-    return _tokens(tokenizer, [_render(tokenizer, messages)])[0]
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[dict[str, str]],
-    completion: str,
-    end_token: int,
-) -> Encoded:
-    """Tokens of one sample; see :func:`encode_batch`."""
-    return encode_batch(tokenizer, [messages], [completion], end_token)[0]
+    return _tokens(tokenizer, [render(tokenizer, messages)])[0]
 
 
 def encode_batch(
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[dict[str, str]]],
-    completions: Sequence[str],
-    end_token: int,
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, str]], end_token: int
 ) -> list[Encoded]:
-    """Tokens of samples.
-
-    Args:
-        tokenizer: The tokenizer that both branches share, with a chat template.
-        conversations: What comes before each answer, ``{"role": ..., "content": ...}`` each.
-        completions: The answers, encoded verbatim (no template touches them, so a ``<think>``
-            block stays).
-        end_token: What :func:`end_of_turn` returns; appended once to each.
-    """
-    prompts = _tokens(tokenizer, [_render(tokenizer, messages) for messages in conversations])
-    answers = _tokens(tokenizer, list(completions))
+    """Tokens of samples, of the texts that :func:`compose` makes of each."""
+    prompts = _tokens(tokenizer, [prompt for prompt, _ in texts])
+    answers = _tokens(tokenizer, [answer for _, answer in texts])
     return [
         {"input_ids": [*prompt, *answer, end_token], "prompt_length": len(prompt)}
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    return str(
-        tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    )
+def compose(
+    tokenizer: PreTrainedTokenizerBase,
+    record: Record,
+    end_token: int,
+    system_prompt: str | None = None,
+) -> tuple[str, str]:
+    """Prompt and answer of a sample, as texts.
+
+    The answer is verbatim: no template touches it, so a ``<think>`` block stays. But a thought
+    that the prompt opens is not opened again, and one beside the text is put where the template
+    puts it.
+
+    Raises:
+        UserError: The chat template refuses the conversation.
+        RowError: The template does not render the thought, or the answer lacks one.
+    """
+    messages = with_system_prompt(record["messages"], system_prompt)
+    prompt, answer = render(tokenizer, messages), record["completion"]
+    if thought := record["thought"]:
+        turn = {"role": "assistant", "content": answer, "reasoning_content": thought}
+        whole = render(tokenizer, [*messages, turn], generation_prompt=False)
+        parts, end = [thought.strip(), answer.strip()], str(tokenizer.decode([end_token]))
+        answer, _, _ = whole.removeprefix(prompt).rpartition(end)
+        if not whole.startswith(prompt) or not all(part in answer for part in parts):
+            raise RowError(
+                "the chat template does not render the thought beside the answer "
+                "(reasoning_content); write it into the content, as <think>...</think>"
+            )
+    return prompt, _within_thought(prompt, answer)
+
+
+def _within_thought(prompt: str, answer: str) -> str:
+    """The answer, without the beginning of a thought if the prompt ends in it."""
+    opened = OPEN_THOUGHT.search(prompt)
+    if opened is None:
+        return answer
+    tag, space = opened.groups()
+    if answer.lstrip().startswith(tag):
+        answer = answer.lstrip().removeprefix(tag).removeprefix(space)
+    closing = f"{tag[0]}/{tag[1:]}"
+    if closing not in answer:
+        raise RowError(
+            f"the chat template begins each answer with {tag}, and this one never closes it; put "
+            f"a thought and {closing} before it, or take a template that leaves {tag} to the model"
+        )
+    return answer
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False).input_ids
+    return tokenizer(texts, add_special_tokens=False).input_ids if texts else []
 
 
-def with_system_prompt(
-    messages: Sequence[dict[str, str]], system_prompt: str | None
-) -> list[dict[str, str]]:
+def with_system_prompt(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
     """The conversation, begun with a system message unless it has one of its own.
 
     Args:
@@ -112,33 +131,8 @@ def with_system_prompt(
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token with which the chat template ends an assistant's turn.
-
-    Read off the template, because names differ (``<|im_end|>``, ``<end_of_turn>``, ``<|eot_id|>``)
-    and the configured eos of base models is often another one (Qwen3 Base).
-
-    Raises:
-        UserError: The tokenizer has no chat template, or the template ends a turn with ordinary
-            text and there is no eos token to fall back on.
-    """
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template; put a "
-            "chat_template.jinja beside it (take the one of the instruct model of the same family)"
-        )
-    answer = "wdl-probe"
-    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
-    rendered = str(tokenizer.apply_chat_template(turn, tokenize=False))
-    tail = tokenizer(rendered.rpartition(answer)[2], add_special_tokens=False).input_ids
-    for token in tail:
-        if token in tokenizer.all_special_ids:
-            return token
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"{tokenizer.name_or_path}: neither the chat template nor an eos token says how an "
-            "answer ends; set eos_token in tokenizer_config.json"
-        )
-    return tokenizer.eos_token_id
+    """Id of the token that ends an assistant's turn, see :func:`wdl.branches.template.probe`."""
+    return probe(tokenizer).end_token
 
 
 def collate(

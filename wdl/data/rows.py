@@ -1,9 +1,12 @@
 """Rows of data files, streamed, each with the line that a fault is reported at.
 
-    .json       a list of rows
-    .jsonl      one row per line
-    .jsonl.zst  the same, compressed
-    .parquet    one row per row, counted from 1
+    .json     a list of rows
+    .jsonl    one row per line
+    .parquet  one row per row, counted from 1
+
+The first two may be compressed (.gz, .zst). Every file is read to its end. Of a folder, all such
+files are read, those in its subfolders too, but for hidden ones and those that are named after a
+split to test or validate on: ``test.jsonl``, ``validation/0.parquet``.
 
 Rows also come from the hub's data sets, by name: ``organisation/name`` or, where a data set has
 several parts, ``organisation/name:part`` (its ``train`` split).
@@ -17,9 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from pyarrow import parquet
+
 from wdl.config.paths import DATA_SUFFIXES, is_hub_data
 from wdl.errors import MAX_FAULTS, UserError
 
+TRAINED_ON = {"train", "training"}
+HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "holdout"}
+LISTS = (".json", ".json.gz", ".json.zst")
 PARQUET_ROWS = 256
 _BROKEN = (ValueError, RecursionError)  # what json raises for text that is none
 
@@ -107,22 +116,50 @@ def data_parts(path: str) -> list[Part]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The data files at ``path``: itself, or those in the folder in order of name.
+    """The data files at ``path``: itself, or those in the folder by name, which it says.
 
     Raises:
         UserError: There is none.
     """
+    from lightning.pytorch.utilities import rank_zero_info
+
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder; check data.path")
-    known = " or ".join(DATA_SUFFIXES)
     if not path.is_dir():
         if not path.name.endswith(DATA_SUFFIXES):
-            raise UserError(f"{path}: data files end in {known}; convert or rename it")
+            raise UserError(f"{path}: {_conversion(path)}")
         return [path]
-    files = sorted(p for p in path.iterdir() if p.name.endswith(DATA_SUFFIXES) and p.is_file())
-    if not files:
-        raise UserError(f"{path}: the folder holds no {known} file")
-    return files
+    inside = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file() or p.is_symlink())
+    visible = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+    data = [file for file in visible if file.name.endswith(DATA_SUFFIXES)]
+    read = [file for file in data if not _is_held_out(file)]
+    unread = ", ".join(map(str, sorted({*visible} - {*read})))
+    if data and not read:
+        raise UserError(f"{path}: nothing to train on, only {unread}; name the file to read")
+    if not read:
+        other = path / next(iter(visible), "table.csv")
+        raise UserError(f"{path}: no data in the folder; {_conversion(other)}")
+    rest = f"; does not read {unread}" if unread else ""
+    rank_zero_info(f"{path}: reads {', '.join(map(str, read))}{rest}")
+    return [path / file for file in read]
+
+
+def _is_held_out(file: Path) -> bool:
+    """Whether the name, or the innermost folder that is named after a split, says so."""
+    for part in reversed(file.parts):
+        words = set(re.split("[^a-z]+", part.lower()))
+        if words & (TRAINED_ON | HELD_OUT):
+            return not words & TRAINED_ON
+    return False
+
+
+def _conversion(path: Path) -> str:
+    """How to make data of something else."""
+    read = f"Dataset.from_csv('{path}').to_json('{path.with_suffix('.jsonl')}')"
+    return (
+        "data files end in .json or .jsonl (both also .gz or .zst), or .parquet; rename or convert "
+        f'it, if it is a table by python -c "from datasets import Dataset; {read}"'
+    )
 
 
 def rows_of(part: Part, faults: list[str]) -> Iterator[tuple[int, Any]]:
@@ -132,59 +169,47 @@ def rows_of(part: Part, faults: list[str]) -> Iterator[tuple[int, Any]]:
         UserError: The file as a whole cannot be read.
     """
     if isinstance(part, HubData):
-        return part.rows()
-    if part.name.endswith(".parquet"):
-        return _parquet_rows(part)
-    return _json_list(part) if part.suffix == ".json" else _json_lines(part, faults)
-
-
-def _json_lines(file: Path, faults: list[str]) -> Iterator[tuple[int, Any]]:
-    import zstandard
-
+        yield from part.rows()
+        return
     try:
-        with _open_text(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except _BROKEN as error:
-                    faults.append(
-                        f"{file}:{number}: broken JSON ({_reason(error)}); mend or drop the line"
-                    )
-                    continue
-                yield number, row
+        if part.name.endswith(".parquet"):
+            yield from _parquet_rows(part)
+            return
+        # cut off data are no error to every decompressor, and end after a first part to some
+        stream = pa.input_stream(str(part), compression="detect", buffer_size=2**20)
+        with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
+            if part.name.endswith(LISTS):
+                yield from _json_list(part, text.read())
+            else:
+                yield from _json_lines(part, text, faults)
     except UnicodeDecodeError:
-        raise _not_text(file) from None
-    except zstandard.ZstdError as error:
-        raise UserError(f"{file}: damaged Zstandard data ({error}); copy it again") from None
+        raise UserError(
+            f"{part}: this is no UTF-8 text; convert it or choose another file"
+        ) from None
+    except (OSError, pa.ArrowException) as error:
+        kind = part.suffix[1:].capitalize()
+        raise UserError(f"{part}: damaged {kind} data ({error}); copy it again") from None
 
 
-def _open_text(file: Path) -> io.TextIOBase:
-    if not file.name.endswith(".zst"):
-        return file.open(encoding="utf-8-sig")
-    import zstandard
-
-    # without read_across_frames, files of several frames would end after the first
-    stream = zstandard.ZstdDecompressor().stream_reader(
-        file.open("rb"), read_across_frames=True, closefd=True
-    )
-    return io.TextIOWrapper(stream, encoding="utf-8-sig")
+def _json_lines(file: Path, lines: io.TextIOBase, faults: list[str]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except _BROKEN as error:
+            faults.append(f"{file}:{number}: broken JSON ({_reason(error)}); mend or drop the line")
+            continue
+        yield number, row
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            number = 0
-            for batch in table.iter_batches(PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, _present(row)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{file}: damaged Parquet data ({error}); copy it again") from None
+    with parquet.ParquetFile(file) as table:
+        number = 0
+        for batch in table.iter_batches(PARQUET_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, _present(row)
 
 
 def _present(row: dict[str, Any]) -> dict[str, Any]:
@@ -192,12 +217,8 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _json_list(file: Path) -> Iterator[tuple[int, Any]]:
+def _json_list(file: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON list, decoded one by one so that each has its line."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_text(file) from None
     place = len(text) - len(text.lstrip())
     line = 1 + text.count("\n", 0, place)
     if place == len(text):
@@ -215,7 +236,7 @@ def _json_list(file: Path) -> Iterator[tuple[int, Any]]:
         if place == len(text):
             raise UserError(f"{file}:{line}: the list is not closed; the file is cut off")
         if text[place] == "]":
-            return
+            break
         try:
             row, end = decode(text, place)
         except _BROKEN as error:
@@ -224,11 +245,10 @@ def _json_list(file: Path) -> Iterator[tuple[int, Any]]:
             reason = _reason(error)
             raise UserError(f"{file}:{line}: broken JSON ({reason}); mend the file") from None
         yield line, row
+    if rest := text[place + 1 :].strip():
+        line += text.count("\n", place, text.index(rest, place + 1))
+        raise UserError(f"{file}:{line}: there is text after the list; put all rows into one list")
 
 
 def _reason(error: Exception) -> str:
     return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-
-
-def _not_text(file: Path) -> UserError:
-    return UserError(f"{file}: this is no UTF-8 text; convert it or choose another file")

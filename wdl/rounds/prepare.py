@@ -19,8 +19,8 @@ from typing import Any
 from tqdm import tqdm
 
 from wdl.config.paths import InputPath
-from wdl.data.records import parse_row
 from wdl.data.rows import Faults, RowError, data_files, rows_of
+from wdl.data.schemas import parse_row
 from wdl.grading.answers import last_boxed
 from wdl.grading.grader import Grader, Task
 from wdl.system.digests import files_digest
@@ -86,7 +86,7 @@ def _judge(files: list[Path], journal: Journal, grader: Grader) -> Counter[str]:
 
 
 def _conversation(row: Any) -> list[dict[str, str]]:
-    record = parse_row(row, 0)
+    record = parse_row(row)
     return [*record["messages"], {"role": "assistant", "content": record["completion"]}]
 
 
@@ -118,7 +118,7 @@ def _verdicts(rows: list[Any], grader: Grader) -> list[str]:
 def _look(row: Any) -> str | Task:
     """What can be said of a row at a glance, or what is to be verified."""
     try:
-        record = parse_row(row, default_idx=0)
+        record = parse_row(row)
     except RowError:
         return "broken row"
     reference = _reference(row)

@@ -1,0 +1,139 @@
+"""The only place that talks to chat templates, and the one look at them that every verb takes.
+
+A template is a program that somebody else wrote. What it does is tried out before anything is
+trained, or asked, with it.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jinja2 import TemplateSyntaxError
+from transformers import PreTrainedTokenizerBase
+
+from wdl.errors import UserError
+
+Message = Mapping[str, str]
+
+_TAG = r"(<(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[THINK\])"
+OPEN_THOUGHT = re.compile(_TAG + r"(\s*)$")
+"""The beginning of a thought at the end of a prompt, and the white space after it."""
+_EMPTY_THOUGHT = re.compile(_TAG + r"\s*[<\[]/[\w:]+[>\]]")
+
+PROBE = "Wdl: 3+4  is 7,\n\\boxed{7}."
+"""A text that every tokenizer must be able to give back."""
+QUESTION = {"role": "user", "content": "wdl question"}
+_ANSWER = "wdl answer"
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a look at a tokenizer and its chat template shows.
+
+    Args:
+        end_token: Id of the token that ends an assistant's turn. Read off the template, because
+            names differ (``<|im_end|>``, ``<end_of_turn>``, ``<|eot_id|>``) and the configured eos
+            of base models is often another one (Qwen3 Base).
+        opened: ``<think>``, or what it is called, if the generation prompt opens a thought, in
+            which the text that a model writes then begins. Otherwise empty.
+    """
+
+    end_token: int
+    opened: str
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    generation_prompt: bool = True,
+) -> str:
+    """A conversation as text, up to the point where the assistant answers, or to its end.
+
+    Raises:
+        UserError: The template is broken, refuses the conversation, or leaves out what somebody
+            other than the assistant says.
+    """
+    place = f"{tokenizer.name_or_path}: the chat template"
+    try:
+        text = str(
+            tokenizer.apply_chat_template(
+                list(messages),  # type: ignore[arg-type]
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+            )
+        )
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"{place} is broken in line {error.lineno} ({error.message}); mend it"
+        ) from None
+    except Exception as error:  # somebody else's program fails in any way
+        roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
+        raise UserError(
+            f"{place} refuses a conversation of {roles} ({error}); leave out what it refuses, or "
+            "mend it"
+        ) from None
+    for role, said in ((message["role"], message["content"].strip()) for message in messages):
+        escaped = json.dumps(said, ensure_ascii=False)[1:-1]
+        if role != "assistant" and said not in text and escaped not in text:
+            raise UserError(f"{place} leaves out what {role} says; leave that out, or mend it")
+    return text
+
+
+def probe(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = None) -> Template:
+    """Try out a tokenizer and its chat template, for a head of ``vocabulary`` rows.
+
+    Raises:
+        UserError: There is none, or what it makes of a text or of a conversation is not what
+            training and asking take for granted.
+    """
+    place = tokenizer.name_or_path
+    ids = tokenizer(PROBE, add_special_tokens=False).input_ids
+    if not ids:
+        raise UserError(f"{place}: holds no tokenizer; put tokenizer.json and its config into it")
+    decoded = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    if decoded.strip() != PROBE:
+        raise UserError(
+            f"{place}: the tokenizer makes {decoded!r} of {PROBE!r}, so its model could neither "
+            "learn nor write that; choose another model"
+        )
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{place}: the tokenizer has no chat template; put a chat_template.jinja beside it "
+            "(take the one of the instruct model of the same family)"
+        )
+    answer = {"role": "assistant", "content": _ANSWER}
+    whole = render(tokenizer, [QUESTION, answer], generation_prompt=False)
+    prompt = render(tokenizer, [QUESTION])
+    before, found, after = whole.rpartition(_ANSWER)
+    asked, answered = (
+        OPEN_THOUGHT.sub("", _EMPTY_THOUGHT.sub("", text)).rstrip() for text in (prompt, before)
+    )
+    if not found or asked != answered:
+        raise UserError(
+            f"{place}: add_generation_prompt makes the chat template end in {prompt[-40:]!r}, but "
+            f"answers come after {before[-40:]!r}; mend it"
+        )
+    end_token = _end_token(tokenizer, after)
+    largest = max(*ids, *tokenizer(whole, add_special_tokens=False).input_ids, end_token)
+    if vocabulary is not None and largest >= vocabulary:
+        raise UserError(
+            f"{place}: {tokenizer.convert_ids_to_tokens(largest)!r} is token {largest}, but the "
+            f"model has {vocabulary} rows; give it the tokenizer that it was made with"
+        )
+    opened = OPEN_THOUGHT.search(prompt)
+    return Template(end_token, opened[1] if opened else "")
+
+
+def _end_token(tokenizer: PreTrainedTokenizerBase, after: str) -> int:
+    """The first token behind an answer that is no ordinary text, or eos."""
+    marks = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    for token in tokenizer(after, add_special_tokens=False).input_ids:
+        if token in marks and str(tokenizer.decode([token])).strip():
+            return token
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: neither the chat template nor an eos token says how an "
+            "answer ends; set eos_token in tokenizer_config.json"
+        )
+    return tokenizer.eos_token_id

@@ -1,0 +1,208 @@
+"""What a row of instruction data says: a conversation and the answer that is trained.
+
+A row has exactly one of four schemas:
+
+    {"instruction": "...", "output": "..."}            optional "input"
+    {"prompt": "...", "completion": "..."}
+    {"messages": [{"role": "user", "content": "..."}, ..., {"role": "assistant", ...}]}
+    {"conversations": [{"from": "human", "value": "..."}, ..., {"from": "gpt", ...}]}
+
+each with an optional integer "idx"; rows without are numbered in their order, around the numbers
+that others bring. Also read are "system" and "history" ([[question, answer], ...]) of a row, and
+"reasoning_content" (or another of ``THOUGHTS``) of the last message.
+
+The last message is trained and no other, because a template renders earlier ones otherwise than a
+model writes them (Qwen3's drops their thoughts); several rows train several answers. A "weight" or
+"train" that asks for something else is refused.
+
+Any other key is harmless, such as the "info" of AM-DeepSeek-R1-Distilled's messages, unless it is
+one of ``SWITCHES`` or looks like something to train with: a word of its name is in ``MEANT``, none
+in ``HARMLESS``, and it holds more than numbers. Such a key is refused. A key without a value counts
+for nothing, and so does one that says again what a message says.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, TypedDict
+
+from wdl.data.rows import RowError
+
+ROLES = ("system", "user", "assistant", "tool")
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
+SCHEMAS = {"instruction": "output", "prompt": "completion", "messages": "", "conversations": ""}
+"""Key of the question, and of the answer if that is another one."""
+SYSTEMS = ("system", "system_prompt")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
+WEIGHTS = ("weight", "train", "training", "loss")
+"""What says of a message whether it is trained; the first two also of a row."""
+SWITCHES = re.compile("weights|.*_weight|.*mask|.*thinking|chat_template.*|train_on_.*")
+MEANT = re.compile(
+    "system|history|tools?|functions?|reasoning|think(ing)?|thoughts?|images?|videos?|audios?|"
+    "contexts?|documents?"
+)
+HARMLESS = re.compile("ids?|type|name|source|model|category|language|hash|fingerprint|count")
+
+
+class Record(TypedDict):
+    """One sample before it is encoded: what is asked, the answer, and a thought beside its text."""
+
+    messages: list[dict[str, str]]
+    completion: str
+    thought: str
+
+
+class EmptyAnswerError(RowError):
+    """The row is sound but its answer is empty, as a few are in most public data sets."""
+
+
+def parse_row(row: Any) -> Record:
+    """One row of any schema as a record.
+
+    Raises:
+        RowError: The row fits no schema or two, a field is missing, empty or of the wrong type, or
+            a key that means something is not read.
+    """
+    if not isinstance(row, dict):
+        raise RowError(f"a row is an object, this is {kind_of(row)}; write {{...}}")
+    schema, thought = _schema(row), ""
+    read = {"idx", schema, *SYSTEMS, *WEIGHTS[:2]}
+    if answer_key := SCHEMAS[schema]:
+        read |= {"input", "history", answer_key}
+        keys = (schema, "input") if _has(row, "input") else (schema,)
+        question = "\n\n".join(_text(row, key) for key in keys)
+        texts = [text for pair in _history(row) for text in pair]
+        texts += [question, _answer(row, answer_key)]
+        roles = ["user", "assistant"] * (len(texts) // 2)
+        turns = [{"role": r, "content": text} for r, text in zip(roles, texts, strict=True)]
+    else:
+        turns, thought = _turns(row[schema], schema)
+    for key in filter(partial(_has, row), SYSTEMS):
+        if turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": _text(row, key)}, *turns]
+        elif turns[0]["content"] != row[key]:
+            raise RowError(f"{key!r} and a system message say different things; keep one")
+    _check_weight(row, WEIGHTS[:2], is_answer=True)
+    _refuse_unread(row, read, [turn["content"].strip() for turn in turns])
+    *messages, answer = turns
+    return {"messages": messages, "completion": answer["content"], "thought": thought}
+
+
+def _schema(row: dict[str, Any]) -> str:
+    """The key of the question, of the schema that the row fits or at least begins."""
+    fitting = [q for q, a in SCHEMAS.items() if _has(row, q) and _has(row, a or q)]
+    if len(fitting) > 1:
+        raise RowError(f"the row fits several schemas, {' and '.join(fitting)}; keep one of them")
+    begun = [q for q in SCHEMAS if _has(row, q)] or [q for q in SCHEMAS if q in row]
+    for schema in fitting or begun:
+        return schema
+    raise RowError(
+        f"the row has none of {', '.join(SCHEMAS)}; it has {', '.join(map(repr, row)) or 'no key'}"
+    )
+
+
+def _has(row: Mapping[str, Any], key: str) -> bool:
+    """Whether there is something at ``key``."""
+    value = row.get(key)
+    return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
+
+
+def _history(row: dict[str, Any]) -> list[list[str]]:
+    pairs = row["history"] if _has(row, "history") else []
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        raise RowError("history must be a list of [question, answer]")
+    return [[_text({"history": text}, "history") for text in pair] for pair in pairs]
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise RowError(f"{key!r} is {kind_of(value)}; give it a text")
+    if not value.strip():
+        raise RowError(f"{key!r} is empty; fill it in or drop the row")
+    if not value.isascii() and re.search("[\ud800-\udfff]", value):
+        raise RowError(f"{key!r} holds half a surrogate pair; mend or drop the row")
+    return value
+
+
+def _answer(row: dict[str, Any], key: str) -> str:
+    answer = row.get(key)
+    if isinstance(answer, str) and not answer.strip():
+        raise EmptyAnswerError(f"{key!r} is empty; fill it in or drop the row")
+    return _text(row, key)
+
+
+def _turns(messages: Any, schema: str) -> tuple[list[dict[str, str]], str]:
+    """The messages as templates know them, and the thought beside the last one."""
+    if not isinstance(messages, list) or len(messages) < 2:
+        raise RowError(f"{schema} must be a list of at least a question and an answer")
+    if not all(isinstance(message, dict) for message in messages):
+        raise RowError("each message must be an object with role and content")
+    turns, thought = [], ""
+    for number, message in enumerate(messages, start=1):
+        is_last = number == len(messages)
+        try:
+            turn, keys = _turn(message, is_last)
+            if is_last:
+                thought, keys = _thought(message, turn["content"]), {*keys, *THOUGHTS}
+            _check_weight(message, WEIGHTS, is_answer=is_last)
+            _refuse_unread(message, {*keys, *WEIGHTS})
+        except RowError as fault:
+            raise type(fault)(f"message {number}: {fault}") from None
+        turns.append(turn)
+    if turns[-1]["role"] != "assistant":
+        raise RowError("the last message must be the assistant's; drop what follows it")
+    return turns, thought
+
+
+def _turn(message: dict[str, Any], is_last: bool) -> tuple[dict[str, str], set[str]]:
+    """Role and text of a message, and the keys that they stand at."""
+    role_key, text_key = ("from", "value") if "from" in message else ("role", "content")
+    role = _text(message, role_key)
+    role = SHAREGPT_ROLES.get(role, role)
+    if role not in ROLES:
+        raise RowError(f"role {role!r} is unknown; use one of {', '.join(ROLES)}")
+    text = (_answer if is_last else _text)(message, text_key)
+    return {"role": role, "content": text}, {role_key, text_key}
+
+
+def _thought(message: dict[str, Any], text: str) -> str:
+    """What stands beside the text of an answer, and not in it."""
+    keys = [key for key in THOUGHTS if _has(message, key)]
+    found = {thought for key in keys if (thought := _text(message, key)).strip() not in text}
+    if len(found) > 1 or (found and "<think>" in text):
+        raise RowError(f"{' and '.join(map(repr, keys))} hold a second thought; keep one")
+    return found.pop() if found else ""
+
+
+def _check_weight(row: dict[str, Any], keys: Sequence[str], is_answer: bool) -> None:
+    for key in keys:
+        weight = row.get(key)
+        if weight is not None and weight != is_answer:
+            raise RowError(
+                f"{key!r} is {weight!r}, but of a row exactly the last message is "
+                "trained; end the row with the message to train, without other weights"
+            )
+
+
+def _refuse_unread(row: Mapping[str, Any], read: Collection[str], said: Sequence[str] = ()) -> None:
+    """Refuse keys that are not read but seem to mean something."""
+    for key, value in row.items():
+        is_said = isinstance(value, str) and value.strip() in said
+        if key in read or is_said or not _has(row, key):
+            continue
+        words = [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", key)]
+        looks_meant = any(map(MEANT.fullmatch, words)) and not any(map(HARMLESS.fullmatch, words))
+        is_meant = looks_meant and '"' in json.dumps(value, default=str)
+        if is_meant or SWITCHES.fullmatch(key) or key in (*SCHEMAS, *SCHEMAS.values(), "input"):
+            raise RowError(
+                f"{key!r} is not read, and may change what is trained; put what it says into the "
+                "conversation, or drop it"
+            )
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value, for a fault."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
+    return "missing" if value is None else names.get(type(value), "a number")
