@@ -183,7 +183,7 @@ class WeakDrivenCLI(LightningCLI):
                     f"{checkpoint}: DeepSpeed wrote this checkpoint; go on with trainer.strategy "
                     "wdl.training.deepspeed.DeepSpeed"
                 )
-        self.datamodule.check_inputs()
+        self.datamodule.check_inputs(self.model.pretrained)
         if self.subcommand == "fit":
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")

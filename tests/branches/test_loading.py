@@ -16,10 +16,9 @@ from transformers import (
 from wdl.branches.loading import (
     check_same_vocabulary,
     check_source,
-    hidden_states,
     load_branch,
-    output_head,
 )
+from wdl.branches.reading import hidden_states, output_head
 from wdl.errors import UserError
 
 

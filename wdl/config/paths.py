@@ -40,6 +40,11 @@ def is_hub_data(path: str) -> bool:
     return bool(named) and not os.path.exists(path)
 
 
+def is_hub_model(source: str) -> bool:
+    """Whether ``source`` names a model of the hub: not there, and spelt like one."""
+    return bool(_HUB_NAME.fullmatch(source)) and not os.path.exists(source)
+
+
 def _data_source(value: str) -> DataSource:
     return DataSource(value if is_hub_data(value) else _input_path(value))
 
@@ -47,7 +52,7 @@ def _data_source(value: str) -> DataSource:
 def _model_source(value: str) -> ModelSource:
     if not value:
         raise ValueError("there is none; give one, or a file such as --config configs/joint.yaml")
-    if not os.path.exists(value) and _HUB_NAME.fullmatch(value):
+    if is_hub_model(value):
         return ModelSource(value)
     return ModelSource(_input_path(value))
 

@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, get_scheduler
 
 from wdl import __version__
-from wdl.branches.loading import hidden_states, load_branch, output_head
+from wdl.branches.loading import load_branch
 from wdl.branches.lora import (
     Lora,
     check_lora,
@@ -29,6 +29,7 @@ from wdl.branches.lora import (
     load_adapted,
     without_adapter,
 )
+from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.whole_weights import all_finite
 from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch, completion_tokens
@@ -169,15 +170,17 @@ class WeakDrivenModule(pl.LightningModule):
         if self.branches:
             return
         dtype = torch.get_default_dtype()
+        packed = self._trainer is not None and self.trainer.datamodule.packed  # type: ignore[attr-defined]
         for name, source in self.sources.items():
             if name == "weak" and self.weak_dtype is not None:
-                branch = load_branch(source, getattr(torch, self.weak_dtype))
+                branch = load_branch(source, getattr(torch, self.weak_dtype), packed=packed)
             elif self.lora is None:
-                branch = load_branch(source, dtype, self.pretrained or name == "weak")
+                pretrained = self.pretrained or name == "weak"
+                branch = load_branch(source, dtype, pretrained, packed=packed)
             elif name == "weak":
                 continue  # the strong branch without its adapter
             else:
-                branch = load_adapted(self.lora, source, self.base, dtype)
+                branch = load_adapted(self.lora, source, self.base, dtype, packed)
             if name == "weak" and not self.train_weak:
                 branch.requires_grad_(False).eval()
             elif self.gradient_checkpointing:
