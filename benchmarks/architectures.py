@@ -1,4 +1,4 @@
-"""Every causal language model of transformers, tiny and random: what wdl takes, and whether rightly.
+"""Every causal language model of transformers, tiny and random: what wdl takes, whether rightly.
 
     python benchmarks/architectures.py > docs/architectures.md
 
@@ -6,23 +6,24 @@ Each architecture is written to a folder and loaded as a branch, to read padded 
 packs, in float32 and in bfloat16. Whatever the answer, the loss of a batch and its gradient are
 then computed as training does, and compared with those of the model's own logits of each sample
 alone, with weights three times as large, so that caps and sinks count. WRONG is a branch that was
-taken and differs there.
+taken and differs there. What is said of each goes to stderr.
 """
 
 import argparse
 import copy
 import logging
+import sys
 import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -32,6 +33,17 @@ from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.errors import UserError
 from wdl.losses.mixed_loss import mixed_linear_cross_entropy
+
+DESCRIPTION = """Every class behind `AutoModelForCausalLM` with a tiny random model, loaded as
+`model.strong` is, in float32 and in bfloat16, once to read padded samples and once to read packs
+(`data.max_tokens`). Independently of that, loss and gradient as training computes them are compared
+with those of the model's own logits of each sample alone.
+
+- **ok**: taken, and equal. **refused**: one line at load, and training would differ or fail.
+- **refused needlessly**: refused, although training would have been right.
+- **WRONG**: taken, and different, without an error.
+- **in float32**: refused in bfloat16, where the model's own code fails.
+"""
 
 WINDOW, LENGTHS = 8, (9, 30, 17, 2)
 SMALL: dict[int, str] = {
@@ -45,9 +57,10 @@ SMALL: dict[int, str] = {
     16: "head_dim attention_head_dim kv_lora_rank v_head_dim",
     8: "qk_rope_head_dim qk_nope_head_dim rotary_dim mamba_d_state state_size ssm_state_size",
     4: "num_hidden_layers n_layer n_layers num_layers num_attention_heads n_head n_heads num_heads "
-    "decoder_attention_heads encoder_attention_heads num_experts n_routed_experts num_local_experts "
-    "moe_num_experts mamba_n_heads",
-    2: "num_key_value_heads decoder_layers encoder_layers num_experts_per_tok moe_k top_k_experts moe_topk",
+    "decoder_attention_heads encoder_attention_heads num_experts n_routed_experts "
+    "num_local_experts moe_num_experts mamba_n_heads",
+    2: "num_key_value_heads decoder_layers encoder_layers num_experts_per_tok "
+    "num_experts_per_token moe_k top_k_experts moe_topk",
     1: "n_group topk_group first_k_dense_replace n_shared_experts",
     WINDOW: "sliding_window",
 }
@@ -90,7 +103,9 @@ def small_config(kind: str) -> PretrainedConfig:
     """The configuration of an architecture, with tiny sizes."""
     make = CONFIG_MAPPING[kind]
     known = make().to_dict()
-    sizes = {name: size for size, names in SMALL.items() for name in names.split() if name in known}
+    sizes: dict[str, Any] = {
+        name: size for size, names in SMALL.items() for name in names.split() if name in known
+    }
     sizes |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if "is_decoder" in known:
         sizes["is_decoder"] = True
@@ -138,8 +153,9 @@ def with_gradient(model: PreTrainedModel, loss: Callable[[], Tensor]) -> Tensor:
     model.zero_grad()
     value = loss()
     value.backward()
-    gradient = model.get_input_embeddings().weight.grad
-    return torch.cat([value.detach()[None], gradient.flatten() if gradient is not None else value[:0]])
+    (embeddings,) = cast(nn.Module, model.get_input_embeddings()).parameters()
+    assert embeddings.grad is not None
+    return torch.cat([value.detach()[None], embeddings.grad.flatten()])
 
 
 def own_loss(model: PreTrainedModel) -> Tensor:
@@ -171,11 +187,13 @@ def is_right(config: PretrainedConfig, packed: bool) -> bool:
     model = small_model(config)
     with torch.no_grad():
         for weight in model.parameters():
-            weight *= 3 if weight.dim() > 1 else 1
-            weight += torch.randn(weight.shape) / 20  # biases and the like begin as 0
+            weight.mul_(3 if weight.dim() > 1 else 1)
+            weight.add_(torch.randn(weight.shape) / 20)  # biases and the like begin as 0
+        output_head(model).weight.mul_(10)  # or no cap would show
     truth = with_gradient(model, lambda: own_loss(model))
     try:
-        ours = with_gradient(model, lambda: trained_loss(model, batch))
+        trained_loss(model.train(), batch)  # with dropout
+        ours = with_gradient(model.eval(), lambda: trained_loss(model, batch))
     except Exception:  # whatever a model's own code raises
         return False
     error, size = (ours - truth).abs(), truth.abs()
@@ -189,7 +207,8 @@ def judge(config: PretrainedConfig, folder: str, packed: bool) -> tuple[str, str
     if all(said):
         return "refused" + (" needlessly" if right else ""), said[0]
     if any(said):
-        return ("ok" if right else "WRONG") + " in one dtype", said[0] or said[1]
+        dtype = "bfloat16" if said[0] else "float32"
+        return ("ok" if right else "WRONG") + f" in {dtype}", said[0] or said[1]
     return ("ok" if right else "WRONG"), ""
 
 
@@ -197,38 +216,38 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", help="Architectures by their model_type.")
-    parser.add_argument("--say", action="store_true", help="Print what is said of those refused.")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity(logging.CRITICAL)
     transformers.logging.disable_progress_bar()
-    rows, unbuilt = [], {}
+    rows: list[tuple[str, str, str, str]] = []
+    unbuilt: dict[str, Exception] = {}
     for kind, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         if options.only and kind not in options.only:
             continue
         try:
             config = small_config(kind)
             model = small_model(config)
-            with_gradient(model, lambda model=model: own_loss(model))
+            with_gradient(model, partial(own_loss, model))
         except Exception as error:
-            unbuilt[kind] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
+            unbuilt[kind] = error
             continue
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
             (padded, first), (packed, second) = (judge(config, folder, p) for p in (False, True))
         rows.append((kind, name, padded, packed))
-        if options.say:
-            print(kind, "|", padded, "|", first, "|", packed, "|", second, flush=True)
-    print("| `model_type` | class | padded | packed |\n|---|---|---|---|")
+        print(kind, "|", padded, "|", first, "|", packed, "|", second, file=sys.stderr, flush=True)
+    print(f"# Architectures\n\nOf transformers {transformers.__version__}, as written by\n")
+    print("    python benchmarks/architectures.py > docs/architectures.md\n")
+    print(DESCRIPTION)
+    for place, how in ((2, "Padded"), (3, "Packed")):
+        counts = Counter(row[place] for row in rows)
+        said = ", ".join(f"{n} {what}" for what, n in counts.most_common())
+        print(f"- {how}: {said}, {sum('WRONG' in row[place] for row in rows)} WRONG.")
+    print(f"- Not built from a tiny configuration, so not tried: {', '.join(unbuilt)}.")
+    print("\n| `model_type` | class | padded | packed |\n|---|---|---|---|")
     for row in rows:
         print(f"| {' | '.join(row)} |")
-    for place, how in ((2, "padded"), (3, "packed")):
-        counts = Counter(row[place] for row in rows)
-        print(f"\n{how}: " + ", ".join(f"{n} {what}" for what, n in counts.most_common()))
-    print(f"\nnot built from a tiny configuration: {', '.join(unbuilt)}")
-    if options.say:
-        for kind, why in unbuilt.items():
-            print(kind, "|", why)
 
 
 if __name__ == "__main__":

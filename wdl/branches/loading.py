@@ -24,11 +24,9 @@ from wdl.branches.reading import output_head
 from wdl.config.paths import is_hub_model
 from wdl.errors import UserError
 
-_LFS = b"version https://git-lfs"
-
 
 def check_source(source: str, key: str, weights: bool = True) -> None:
-    """Refuse what holds no language model or cannot be read, before anything is loaded.
+    """Refuse what cannot become a branch, as far as files show it, before anything is loaded.
 
     Args:
         source: A folder, or a name on the model hub (``organisation/name``).
@@ -36,78 +34,61 @@ def check_source(source: str, key: str, weights: bool = True) -> None:
         weights: Whether its weights are wanted too.
 
     Raises:
-        UserError: What :func:`source_fault` returns.
-    """
-    if fault := source_fault(source, weights):
-        raise UserError(f"{key}: {fault}")
-
-
-def source_fault(source: str, weights: bool = True) -> str | None:
-    """What keeps ``source`` from being a branch, in one line, as far as its files show it.
-
-    Args:
-        source: A folder, or a name on the model hub.
-        weights: Whether its weights are wanted too.
+        UserError: One line, which begins with ``key``.
     """
     folder = Path(source)
-    if not folder.is_dir() and not is_hub_model(source):
-        return f"there is no folder {source}; give a Hugging Face folder or name"
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            return f"{source} holds no config.json; give a Hugging Face folder"
-        for file in sorted(folder.iterdir()):
-            if _is_pointer(file):
-                return f"{file} is a Git LFS pointer in place of the file; run git lfs pull there"
-        if weights and (fault := _weights_fault(folder)):
-            return f"{source} {fault}"
     try:
-        kind = _kind_fault(load_config(source))
+        if folder.is_dir():
+            fault = _folder_fault(folder, weights)
+        else:
+            fault = None if is_hub_model(source) else "is not there; give a folder or a hub name"
+        fault = fault or _kind_fault(load_config(source))
         if (folder / GENERATION_CONFIG_NAME).is_file():
             with _reading(source, GENERATION_CONFIG_NAME):
                 drop_idle_settings(GenerationConfig.from_pretrained(source))
     except UserError as error:
-        return error.faults[0]
-    return kind and f"{source} {kind}"
+        raise UserError(f"{key}: {error.faults[0]}") from error
+    if fault:
+        raise UserError(f"{key}: {source} {fault}")
 
 
-def _is_pointer(file: Path) -> bool:
-    """Whether Git LFS has left its note of a file that it did not download."""
-    if not file.is_file():
-        return False
+def _folder_fault(folder: Path, weights: bool) -> str | None:
+    """What a folder lacks, or has in place of it."""
+    if not (folder / "config.json").is_file():
+        return "holds no config.json; give a Hugging Face folder"
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and _begins_with(file, b"version https://git-lfs"):
+            return f"holds a Git LFS pointer in place of {file.name}; run git lfs pull there"
+    return _weights_fault(folder) if weights else None
+
+
+def _begins_with(file: Path, text: bytes) -> bool:
     with file.open("rb") as stream:
-        return stream.read(len(_LFS)) == _LFS
+        return stream.read(len(text)) == text
 
 
 def _weights_fault(folder: Path) -> str | None:
     """What is wrong with the files of weights that transformers would read."""
+    again = "copy or export the model again"
     for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        shards: dict[str, set[str]] = {name: set()} if (folder / name).is_file() else {}
-        if not shards and index.is_file():
+        index, shards = folder / f"{name}.index.json", {name}
+        if not (folder / name).is_file():
+            if not index.is_file():
+                continue
             try:
-                for weight, shard in json.loads(index.read_text())["weight_map"].items():
-                    shards.setdefault(shard, set()).add(weight)
+                shards = set(json.loads(index.read_text())["weight_map"].values())
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                return f"has a broken {index.name} ({error!r}); copy or export the model again"
-        faults = (_shard_fault(folder / shard, held) for shard, held in shards.items())
-        if shards:
-            return next((fault for fault in faults if fault), None)
-    return "holds no weights; give a trained model"
-
-
-def _shard_fault(file: Path, weights: set[str]) -> str | None:
-    if not file.is_file():
-        return f"lacks {file.name}, which its index names; copy or export the model again"
-    if file.suffix != ".safetensors":
+                return f"has a broken {index.name} ({error!r}); {again}"
+        for shard in sorted(shards):
+            if not (folder / shard).is_file():
+                return f"lacks {shard}, which {index.name} names; {again}"
+            try:
+                if shard.endswith(".safetensors"):
+                    safe_open(folder / shard, framework="pt")
+            except SafetensorError as error:
+                return f"has a damaged {shard} ({error}); {again}"
         return None
-    try:
-        with safe_open(file, framework="pt") as opened:
-            lacking = weights - set(opened.keys())
-    except SafetensorError as error:
-        return f"has a damaged {file.name} ({error}); copy or export the model again"
-    if lacking:
-        return f"lacks {min(lacking)} in {file.name}; copy or export the model again"
-    return None
+    return "holds no weights; give a trained model"
 
 
 def _kind_fault(config: PretrainedConfig) -> str | None:
@@ -194,10 +175,11 @@ def load_branch(
     Raises:
         UserError: Its weights are not all there, or :func:`~wdl.branches.probe.probe` refuses it.
     """
-    config = load_config(source)
+    model: PreTrainedModel
+    found: dict[str, set]
     if pretrained:
         with _reading(source, "weights"):
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
             )
         lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
@@ -207,7 +189,7 @@ def load_branch(
                 f"in config.json, for example {min(lacking)}; copy or export the model again"
             )
     else:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(load_config(source), dtype=dtype)
     if getattr(output_head(model), "bias", None) is not None:
         raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
     if device is not None:

@@ -7,9 +7,7 @@ Registered with transformers as ``wdl_packed``. A branch that uses it reads pack
 without the borders it refuses, where other attentions would mix the samples without a word.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,8 @@ NAME = "wdl_packed"
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 _NO_MATTER = {"position_ids", "cu_seq_lens_k", "max_length_k", "is_causal"}
 """What transformers hands to every attention, and what this one needs not know."""
-_windows: dict[Literal["masks", "attention"], set[int | None]] = {}
+untold_windows: set[int | None] = set()
+"""Windows that a model asked masks for, and that no attention has been told of since."""
 
 
 class Segments(TypedDict):
@@ -45,14 +44,6 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     """Let ``model`` read packs from now on (so also when activations are recomputed)."""
     if model.config._attn_implementation != NAME:
         model.set_attn_implementation(NAME)
-
-
-@contextmanager
-def noted_windows() -> Iterator[dict[Literal["masks", "attention"], set[int | None]]]:
-    """The windows that masks were asked for within, and those that attention was told of."""
-    _windows.update(masks=set(), attention=set())
-    yield _windows
-    _windows.clear()
 
 
 def packed_attention(
@@ -96,8 +87,7 @@ def packed_attention(
         k for k, v in asked.items() if v is not None and v is not False and k not in _NO_MATTER
     ]:
         raise RuntimeError(f"packed attention does not know {', '.join(strange)}")
-    if _windows:
-        _windows["attention"].add(sliding_window)
+    untold_windows.discard(sliding_window)
     groups = query.shape[1] // key.shape[1]
     q, k, v = query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
@@ -129,8 +119,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int 
 
 def _no_mask(*args: Any, local_size: int | None = None, **options: Any) -> None:
     """The mask that transformers asks for: there is none."""
-    if _windows and local_size:
-        _windows["masks"].add(local_size)
+    if local_size:
+        untold_windows.add(local_size)
 
 
 AttentionInterface.register(NAME, packed_attention)
