@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from wdl.branches.loading import hidden_states, output_head
+from wdl.branches.reading import hidden_states, output_head
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.data.packing import pack
 from wdl.data.plan import Plan

@@ -158,7 +158,7 @@ class FitCLI(LightningCLI):
             strategy = self.trainer.strategy
             stage = strategy.zero_stage if isinstance(strategy, DeepSpeed) else None
             check_strategy(Path(checkpoint), stage, self.trainer.world_size)
-        self.datamodule.check_inputs()
+        self.datamodule.check_inputs(self.model.pretrained)
         if self.subcommand == "fit":
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")

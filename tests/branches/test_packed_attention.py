@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from wdl.branches.loading import hidden_states, load_branch, output_head
+from wdl.branches.loading import load_branch
+from wdl.branches.reading import hidden_states, output_head
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 
 LENGTHS = [7, 12, 1, 5]

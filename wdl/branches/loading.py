@@ -1,49 +1,109 @@
 """Branches: causal language models of transformers, loaded and checked one way."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
-from wdl.branches.packed_attention import Segments, use_packed_attention
+from wdl.branches.probe import probe
+from wdl.branches.reading import output_head
+from wdl.config.paths import is_hub_name
 from wdl.errors import UserError
 from wdl.system.digests import files_digest
 
-_LOGIT_CHANGES = {
-    "final_logit_softcapping": None,
-    "logits_scaling": 1.0,
-    "logit_scale": 1.0,
-    "lm_head_multiplier": 1.0,
-    "output_multiplier_scale": 1.0,
-}
-"""Settings of transformers configurations that make logits other than hidden @ head.T."""
 
-
-def check_source(source: str, key: str) -> None:
-    """Refuse a folder that is not there or holds no model, before anything is loaded.
+def check_source(source: str, key: str, weights: bool = True) -> None:
+    """Refuse what cannot become a branch, as far as files show it, before anything is loaded.
 
     Args:
         source: A folder, or a name on the model hub (``organisation/name``).
         key: The configuration key it came from.
+        weights: Whether its weights are wanted too.
+
+    Raises:
+        UserError: One line, which begins with ``key``.
     """
     folder = Path(source)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{key}: {source} holds no config.json; give a Hugging Face folder")
-    elif folder.is_absolute():
-        raise UserError(f"{key}: there is no folder {source}; give a Hugging Face folder or name")
+    try:
+        if folder.is_dir():
+            fault = _folder_fault(folder, weights)
+        else:
+            fault = None if is_hub_name(source) else "is not there; give a folder or a hub name"
+        fault = fault or _kind_fault(load_config(source))
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            with _reading(source, GENERATION_CONFIG_NAME):
+                drop_idle_settings(GenerationConfig.from_pretrained(source))
+    except UserError as error:
+        raise UserError(f"{key}: {error.faults[0]}") from error
+    if fault:
+        raise UserError(f"{key}: {source} {fault}")
+
+
+def _folder_fault(folder: Path, weights: bool) -> str | None:
+    """What a folder lacks, or has in place of it."""
+    if not (folder / "config.json").is_file():
+        return "holds no config.json; give a Hugging Face folder"
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and _begins_with(file, b"version https://git-lfs"):
+            return f"holds a Git LFS pointer in place of {file.name}; run git lfs pull there"
+    return _weights_fault(folder) if weights else None
+
+
+def _begins_with(file: Path, text: bytes) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(text)) == text
+
+
+def _weights_fault(folder: Path) -> str | None:
+    """What is wrong with the files of weights that transformers would read."""
+    again = "copy or export the model again"
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index, shards = folder / f"{name}.index.json", {name}
+        if not (folder / name).is_file():
+            if not index.is_file():
+                continue
+            try:
+                shards = set(json.loads(index.read_text())["weight_map"].values())
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                return f"has a broken {index.name} ({error!r}); {again}"
+        for shard in sorted(shards):
+            if not (folder / shard).is_file():
+                return f"lacks {shard}, which {index.name} names; {again}"
+            try:
+                if shard.endswith(".safetensors"):
+                    safe_open(folder / shard, framework="pt")
+            except SafetensorError as error:
+                return f"has a damaged {shard} ({error}); {again}"
+        return None
+    return "holds no weights; give a trained model"
+
+
+def _kind_fault(config: PretrainedConfig) -> str | None:
+    """Why a model is no language model that reads tokens from left to right and nothing else."""
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        return f"is an encoder-decoder model ({kind}); give a decoder-only language model"
+    if {"vision_config", "text_config"} & set(type(config).sub_configs):
+        return f"is a vision-language model or another one of several parts ({kind}); give its text"
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        return f"is no causal language model of transformers ({kind}); give one"
+    if not getattr(config, "vocab_size", None):
+        return "has no vocab_size in config.json; give a whole Hugging Face folder"
+    return None
 
 
 @contextmanager
@@ -51,7 +111,7 @@ def _reading(source: str, what: str) -> Iterator[None]:
     """Turn what transformers says of damaged or missing files into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{source}: its {what} cannot be read ({reason}); check the folder, or the name and "
@@ -87,74 +147,64 @@ def model_digest(source: str) -> str:
     return f"{source}@{load_config(source)._commit_hash}"
 
 
+def drop_idle_settings(settings: GenerationConfig) -> None:
+    """Take away what has no effect on generation, such as a temperature where nothing is sampled.
+
+    transformers reads such settings but refuses to save them.
+
+    Raises:
+        ValueError: There are some that it cannot use at all.
+    """
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        for name in re.findall(r"^- `(\w+)`", str(error), re.MULTILINE):
+            setattr(settings, name, None)
+        settings.validate(strict=True)
+
+
 def load_branch(
     source: str,
     dtype: torch.dtype = torch.float32,
     pretrained: bool = True,
     device: torch.device | None = None,
+    packed: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model whose logits are ``hidden @ head.T``, in training mode.
+    """A causal language model that training reads rightly, in training mode.
+
+    Every process must call this.
 
     Args:
         source: A folder, or a name on the model hub.
         dtype: Of its parameters.
         pretrained: False draws the weights at random from the configuration alone.
         device: Where to put it; the CPU, or where a strategy's context wants it, by default.
+        packed: Whether it is to read packs.
 
     Raises:
-        UserError: Its logits are made in another way.
+        UserError: Its weights are not all there, or :func:`~wdl.branches.probe.probe` refuses it.
     """
-    config = load_config(source)
-    _refuse_changed_logits(config.get_text_config().to_dict(), source)
+    model: PreTrainedModel
+    found: dict[str, set]
     if pretrained:
         with _reading(source, "weights"):
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+                source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+        lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+        if lacking:
+            raise UserError(
+                f"{source}: {len(lacking)} weights are not in its files, or of another size than "
+                f"in config.json, for example {min(lacking)}; copy or export the model again"
+            )
     else:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(load_config(source), dtype=dtype)
     if getattr(output_head(model), "bias", None) is not None:
         raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
+    probe(model, source, packed)
     return model.train()
-
-
-def _refuse_changed_logits(config: dict, source: str) -> None:
-    for setting, neutral in _LOGIT_CHANGES.items():
-        value = config.get(setting, neutral)
-        if value not in (None, neutral):
-            raise UserError(
-                f"{source}: {setting}={value} changes the logits after the output head, which "
-                "the mixed loss does not know; use a model without it"
-            )
-
-
-def output_head(model: PreTrainedModel) -> nn.Linear:
-    """The layer that turns hidden states into logits."""
-    return model.get_output_embeddings()
-
-
-def hidden_states(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    segments: Segments | None = None,
-) -> Tensor:
-    """Last hidden states [B, T, H], after the final norm: what the output head reads.
-
-    Args:
-        model: A branch.
-        input_ids: [B, T].
-        attention_mask: [B, T], None for a pack.
-        segments: The borders of the samples in a pack, from which on the model reads only packs.
-    """
-    borders: dict[str, Any] = {}
-    if segments is not None:
-        use_packed_attention(model)
-        borders.update(segments)
-    output = model.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **borders
-    )
-    return output.last_hidden_state
 
 
 def check_same_vocabulary(strong: str, weak: str) -> None:

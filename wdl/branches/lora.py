@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from wdl.branches.loading import load_branch, output_head
+from wdl.branches.loading import load_branch
+from wdl.branches.reading import output_head
 from wdl.branches.whole_weights import whole
 from wdl.errors import UserError
 
@@ -85,7 +86,9 @@ def check_lora(
         )
 
 
-def load_adapted(lora: Lora, strong: str, base: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_adapted(
+    lora: Lora, strong: str, base: str, dtype: torch.dtype, packed: bool = False
+) -> PreTrainedModel:
     """A strong branch with an adapter, in training mode.
 
     Args:
@@ -94,11 +97,12 @@ def load_adapted(lora: Lora, strong: str, base: str, dtype: torch.dtype) -> PreT
             adapter is taken over.
         base: Source of the weights that do not train.
         dtype: Of all weights.
+        packed: Whether it is to read packs.
 
     Raises:
         UserError: The model or the export does not fit the adapter's settings.
     """
-    model = load_branch(base, dtype)
+    model = load_branch(base, dtype, packed=packed)
     add_adapter(model, lora)
     if strong != base:
         _load_adapter(model, lora, base, strong)

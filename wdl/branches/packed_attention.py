@@ -16,6 +16,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 NAME = "wdl_packed"
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+_NO_MATTER = {"position_ids", "cu_seq_lens_k", "max_length_k", "is_causal"}
+"""What transformers hands to every attention, and what this one needs not know."""
+untold_windows: set[int | None] = set()
+"""Windows that a model asked masks for, and that no attention has been told of since."""
 
 
 class Segments(TypedDict):
@@ -74,10 +78,16 @@ def packed_attention(
         [1, T, heads, D], and no weights.
 
     Raises:
-        RuntimeError: There are no borders, or dropout is asked for.
+        RuntimeError: There are no borders, or something is asked for that is not known here.
     """
     if cu_seq_lens_q is None or max_length_q is None or dropout:
         raise RuntimeError("packed attention needs the borders of its segments, and no dropout")
+    asked = {"attention_mask": attention_mask, **others}
+    if strange := [
+        k for k, v in asked.items() if v is not None and v is not False and k not in _NO_MATTER
+    ]:
+        raise RuntimeError(f"packed attention does not know {', '.join(strange)}")
+    untold_windows.discard(sliding_window)
     groups = query.shape[1] // key.shape[1]
     q, k, v = query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
@@ -95,7 +105,7 @@ def packed_attention(
     lengths = cu_seq_lens_q.diff().tolist()
     parts = zip(*(part.split(lengths, dim=2) for part in (q, k, v)), strict=True)
     segments = [_attend(q, k, v, scaling, window) for q, k, v in parts]
-    return torch.cat(segments, dim=2).transpose(1, 2), None
+    return torch.cat(segments, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:
@@ -107,8 +117,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int 
     return F.scaled_dot_product_attention(q, k, v, seen.triu(1 - window), scale=scaling)
 
 
-def _no_mask(*args: Any, **options: Any) -> None:
+def _no_mask(*args: Any, local_size: int | None = None, **options: Any) -> None:
     """The mask that transformers asks for: there is none."""
+    if local_size:
+        untold_windows.add(local_size)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -68,7 +68,7 @@ def whole(parameters: Sequence[Tensor], modified: bool = False) -> AbstractConte
         parameters: Of one model.
         modified: Whether they are written; then what the first process writes counts.
     """
-    if not hasattr(parameters[0], "ds_id"):  # DeepSpeed's mark
+    if not parameters or not hasattr(parameters[0], "ds_id"):  # DeepSpeed's mark
         return nullcontext()
     import deepspeed
 

@@ -126,14 +126,17 @@ class PlannedDataModule(pl.LightningDataModule):
         """Micro-batches that each process accumulates, see :func:`wdl.data.plan.accumulation`."""
         return accumulation(self.batch_size, self.micro_batch_size, world_size)
 
-    def check_inputs(self) -> None:
+    def check_inputs(self, pretrained: bool = True) -> None:
         """Read the rows and look at the branches, so that faults show before any model is loaded.
+
+        Args:
+            pretrained: Whether the strong branch's weights are wanted.
 
         Raises:
             UserError: Everything that is wrong with the input.
         """
         for name, source in self.branches.items():
-            check_source(source, f"model.{name}")
+            check_source(source, f"model.{name}", pretrained or name == "weak")
         _ = self.corpus.records, self.corpus.end_token
 
     @property

@@ -18,7 +18,7 @@ from filelock import FileLock
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from wdl.branches.loading import hidden_states, output_head
+from wdl.branches.reading import hidden_states, output_head
 from wdl.constants import IGNORE_INDEX
 from wdl.data.corpus import column
 from wdl.data.encoding import collate

@@ -59,13 +59,16 @@ class WeakDrivenDataModule(PlannedDataModule):
             self.branches["weak"] = weak
         self.selection = selection
 
-    def check_inputs(self) -> None:
+    def check_inputs(self, pretrained: bool = True) -> None:
         """Also look at the file of entropies, and whether the branches fit each other.
+
+        Args:
+            pretrained: Whether the strong branch's weights are wanted.
 
         Raises:
             UserError: Everything that is wrong with the input.
         """
-        super().check_inputs()
+        super().check_inputs(pretrained)
         if self.selection.entropies is not None and self.selection.weights != "uniform":
             EntropyTable.read(Path(self.selection.entropies)).rounds()
         if "weak" in self.branches:

@@ -20,6 +20,7 @@ from transformers import (
 
 from wdl.branches.loading import (
     check_source,
+    drop_idle_settings,
     load_branch,
     load_config,
     load_tokenizer,
@@ -61,7 +62,8 @@ def export_checkpoint(
     if made is None:
         raise UserError(f"ckpt: {ckpt} is no checkpoint of wdl; give one of a run's checkpoints/")
     source = model or made["strong"]
-    check_source(source, "model" if model else "the model that the run began with (give --model)")
+    key = "model" if model else "the model that the run began with (give --model)"
+    check_source(source, key, weights=False)
     write_strong(Path(ckpt), folder, source, dtype, base=model)
     print(f"exported the strong branch to {folder}")
 
@@ -156,6 +158,8 @@ def export_model(
     Raises:
         RuntimeError: What was written does not load as ``weights``; the folder is not kept.
     """
+    if model.generation_config is not None:
+        drop_idle_settings(model.generation_config)
     stored = getattr(torch, dtype) if dtype else model.dtype
     adapted = weights
     if lora is not None:

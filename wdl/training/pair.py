@@ -21,8 +21,9 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel
 
 from wdl import __version__
-from wdl.branches.loading import hidden_states, load_branch, model_digest, output_head
+from wdl.branches.loading import load_branch, model_digest
 from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, without_adapter
+from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.whole_weights import all_finite, whole_shapes
 from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch
@@ -126,10 +127,8 @@ class Pair(pl.LightningModule):
         return self.sources.get("weak", self.sources["strong"])
 
     def to(self, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Self:
-        """Move without a cast, which trainers ask for by name.
-
-        It would round the frequencies of rotary embeddings, and so displace all later positions.
-        """
+        """Move, without the cast that trainers ask for by name."""
+        # it would round the frequencies of rotary embeddings, and so displace all later positions
         return super().to(*args, **kwargs)
 
     def configure_model(self) -> None:
@@ -137,15 +136,17 @@ class Pair(pl.LightningModule):
         if self.branches:
             return
         dtype = torch.get_default_dtype()
+        packed = self._trainer is not None and self._data.packed
         for name, source in self.sources.items():
             if name == "weak" and self.weak_dtype is not None:
-                branch = load_branch(source, getattr(torch, self.weak_dtype))
+                branch = load_branch(source, getattr(torch, self.weak_dtype), packed=packed)
             elif self.lora is None:
-                branch = load_branch(source, dtype, self.pretrained or name == "weak")
+                pretrained = self.pretrained or name == "weak"
+                branch = load_branch(source, dtype, pretrained, packed=packed)
             elif name == "weak":
                 continue  # the strong branch without its adapter
             else:
-                branch = load_adapted(self.lora, source, self.base, dtype)
+                branch = load_adapted(self.lora, source, self.base, dtype, packed)
             if name == "weak" and not self.train_weak:
                 branch.requires_grad_(False).eval()
             elif self.gradient_checkpointing:
@@ -154,10 +155,7 @@ class Pair(pl.LightningModule):
         self.val_losses.update({name: MeanMetric() for name in self.loss_names})
 
     def hidden(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the output head of ``strong`` or ``weak`` reads, and its weight.
-
-        With a graph if the branch trains; [B·T, H], as ``batch["labels"].flatten()``, and [V, H].
-        """
+        """What the output head of a branch reads [B·T, H], with a graph if it trains; its weight."""
         own = name in self.branches  # or it is the strong one without its adapter
         branch = cast(PreTrainedModel, self.branches[name if own else "strong"])
         acting = nullcontext() if own else without_adapter(branch)

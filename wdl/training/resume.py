@@ -105,6 +105,11 @@ def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
     Raises:
         UserError: Frozen weights, data, selection, batch size or seed are not what they were.
     """
+    if "agreement" not in checkpoint:
+        raise UserError(
+            "ckpt_path: an earlier version of wdl, or something else, wrote this checkpoint; start "
+            "from what that exported"
+        )
     before = Agreement(**checkpoint["agreement"])
     if now.frozen_sha256 != before.frozen_sha256:
         raise UserError(

@@ -1,0 +1,230 @@
+"""One numerical look at a loaded model, instead of lists of architectures that are known to work.
+
+Training reads a branch in ways of its own: hidden states and the head's weight instead of logits,
+packs or padded rows instead of samples. What comes out must be what the model's own forward pass
+makes of each sample alone. A few tokens show it.
+
+The weights are widened to float32 while they compute, one layer at a time, so that rounding cannot
+be taken for a fault, nor a fault for rounding; and gathered, where a strategy has divided them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from wdl.branches.packed_attention import Segments, untold_windows
+from wdl.branches.reading import hidden_states, output_head
+from wdl.branches.whole_weights import whole
+from wdl.errors import UserError
+
+_SEEDS = (0, 1)
+"""Of the samples. Rounding may send a token to other experts, so that one sample does not condemn a
+model; a fault shows in every one."""
+_SAMPLE, _BEGINNING = 21, 9
+_TOLERANCE = torch.finfo(torch.float32).eps ** 0.5
+"""Relative error of a token's hidden states: half of the digits. In tiny models rounding stays
+below 2e-6, and the smallest fault seen is 3e-3."""
+_ANOTHER = "choose another model"
+_FACTOR = 100.0
+"""Hidden states are enlarged before the head, or a cap far above the logits would not show."""
+
+
+def probe(model: PreTrainedModel, source: str, packed: bool) -> None:
+    """Refuse a model that training would read wrongly. Every process must call this.
+
+    Args:
+        model: As it was loaded. It is left as it was, and so are all random numbers.
+        source: Where it came from.
+        packed: Whether it is to read packs, instead of samples padded on the right.
+
+    Raises:
+        UserError: Names the architecture, and what works instead.
+    """
+    with _undisturbed(model):
+        samples = [_samples(model, seed) for seed in _SEEDS]
+        with _whole_parts(model, widened=True):
+            faults = (_fault(model, *pair, packed) for pair in samples)
+            fault = next(faults) and next(faults)
+        if fault is None:
+            with _whole_parts(model.train(), widened=False):  # dropout, and kernels for the dtype
+                reading = _packed if packed else _padded
+                failure = _difference(lambda: reading(model, *samples[0]))
+            mode = "to pack, which data.max_tokens asks for," if packed else "to read"
+            fault = failure and f"fails {mode} in training ({failure}); {_ANOTHER}"
+    if fault is not None:
+        raise UserError(f"{source}: {type(model).__name__} {fault}")
+
+
+def _fault(model: PreTrainedModel, sample: Tensor, other: Tensor, packed: bool) -> str | None:
+    truth: list[Tensor] = []
+    if failure := _difference(lambda: _read_by_head(model, sample, truth)):
+        return f"fails in its forward pass ({failure}); {_ANOTHER}"
+    if not truth:
+        return (
+            "caps, scales or shifts its logits after the product of hidden states and output head, "
+            f"which is all that the losses know, or they are not finite; {_ANOTHER}"
+        )
+    mask = torch.ones_like(sample[None])
+    if failure := _difference(lambda: [hidden_states(model, sample[None], mask)[0]], truth[0]):
+        return f"does not give the hidden states that its output head reads ({failure}); {_ANOTHER}"
+    by_padding = _difference(lambda: _padded(model, sample, other), truth[0])
+    if not packed:
+        return by_padding and f"cannot read padded samples ({by_padding}); {_ANOTHER}"
+    by_packing = _difference(lambda: _packed(model, sample, other), truth[0])
+    remedy = _ANOTHER if by_padding else "leave data.max_tokens out, as it reads padded samples"
+    return by_packing and f"cannot read packs ({by_packing}); {remedy}"
+
+
+def _samples(model: PreTrainedModel, seed: int) -> tuple[Tensor, Tensor]:
+    """Random tokens."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    size = model.config.get_text_config().vocab_size
+    tokens = torch.randint(size, (_SAMPLE + _BEGINNING,), generator=generator, device="cpu")
+    return tokens.to(model.device).split((_SAMPLE, _BEGINNING))
+
+
+def _read_by_head(model: PreTrainedModel, sample: Tensor, truth: list[Tensor]) -> list[Tensor]:
+    """Put what the head reads [T, H] in the model's own forward pass into ``truth``.
+
+    Nothing is put there if it is not all that the logits are made of.
+    """
+    head, read = output_head(model), []
+
+    def enlarge(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        read.append(inputs[0][0])
+        return inputs[0] * _FACTOR
+
+    handle = head.register_forward_pre_hook(enlarge)
+    try:
+        logits = model(input_ids=sample[None]).logits[0]
+    finally:
+        handle.remove()
+    if read and _alike(logits, _FACTOR * read[0] @ head.weight.T):
+        truth += read
+    return read
+
+
+def _padded(model: PreTrainedModel, sample: Tensor, other: Tensor) -> list[Tensor]:
+    """The sample beside a beginning of it, which must not see what follows."""
+    rows, mask = sample.repeat(2, 1), torch.ones_like(sample).repeat(2, 1)
+    rows[1, _BEGINNING:], mask[1, _BEGINNING:] = 0, 0
+    states = hidden_states(model, rows, mask)
+    return [states[0], states[1, :_BEGINNING]]
+
+
+def _packed(model: PreTrainedModel, sample: Tensor, other: Tensor) -> list[Tensor]:
+    """A beginning of the sample, another sample, and the sample, in one pack."""
+    parts = [sample[:_BEGINNING], other, sample]
+    lengths = [len(part) for part in parts]
+    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=sample.device)
+    positions = [torch.arange(length, device=sample.device) for length in lengths]
+    segments: Segments = {
+        "position_ids": torch.cat(positions)[None],
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+    attention = model.config._attn_implementation
+    untold_windows.clear()
+    try:
+        states = hidden_states(model, torch.cat(parts)[None], None, segments)[0]
+    finally:
+        if model.config._attn_implementation != attention:
+            model.set_attn_implementation(attention)
+    if untold_windows:  # longer than these samples
+        raise RuntimeError("attention is not told of the window that its mask is made for")
+    first, _, last = states.split(lengths)
+    return [last, first]
+
+
+def _difference(read: Callable[[], list[Tensor]], truth: Tensor | None = None) -> str | None:
+    """How what is read differs from the truth, or from working at all."""
+    try:
+        states = read()
+    except Exception as error:  # whatever a model's own code raises
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    if truth is None or all(_alike(part, truth[: len(part)]) for part in states):
+        return None
+    return "they are others than of a sample alone"
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether all rows of [T, H] agree; nothing agrees with what is not a number."""
+    if ours.shape != theirs.shape:
+        return False
+    error = (ours - theirs).float().norm(dim=-1)
+    return bool((error <= _TOLERANCE * theirs.float().norm(dim=-1)).all())
+
+
+@contextmanager
+def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients in exact float32, after which all is as it was before."""
+    training, dtype = model.training, torch.get_default_dtype()
+    precision = torch.get_float32_matmul_precision()
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.random.fork_rng([model.device] if model.device.type == "cuda" else []),
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=False),  # its convolutions round as TF32 does
+        ):
+            model.eval()
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
+        model.train(training)
+
+
+@contextmanager
+def _whole_parts(model: nn.Module, widened: bool) -> Iterator[None]:
+    """Where layers have whole weights while they compute, and what is outside of them always.
+
+    A layer as a whole, since some read the weights of modules in them that they do not call.
+    """
+    layers: list[nn.Module] = []
+    within: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and module not in within:
+            layers.extend(dict.fromkeys(module))
+            within.update(module.modules())
+    shared = {weight for layer in layers for weight in layer.parameters()}
+    with ExitStack() as stack:
+        stack.enter_context(_prepared([w for w in model.parameters() if w not in shared], widened))
+        for layer in layers:
+            entered = ExitStack()
+            before = partial(_enter, entered, list(layer.parameters()), widened)
+            after = partial(_leave, entered)
+            stack.callback(layer.register_forward_pre_hook(before).remove)
+            stack.callback(layer.register_forward_hook(after, always_call=True).remove)
+        yield
+
+
+def _enter(entered: ExitStack, weights: list[nn.Parameter], widened: bool, *_: object) -> None:
+    entered.enter_context(_prepared(weights, widened))
+
+
+def _leave(entered: ExitStack, *_: object) -> None:
+    entered.close()
+
+
+@contextmanager
+def _prepared(weights: Sequence[Tensor], widened: bool) -> Iterator[None]:
+    """Where weights are whole, and no narrower than float32."""
+    with whole(weights):
+        stored = [weight.data for weight in weights]
+        try:
+            for weight in weights if widened else ():
+                if weight.is_floating_point() and weight.itemsize < 4:
+                    weight.data = weight.data.float()
+            yield
+        finally:
+            for weight, data in zip(weights, stored, strict=True):
+                weight.data = data
