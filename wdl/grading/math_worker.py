@@ -18,13 +18,18 @@ from typing import Any
 from wdl.system.processes import die_with_parent
 
 MAX_MEMORY = 4 << 30
-
+TINY = 1e-3
+RELATIVE_ERROR = 1e-5
+_UNITS = "(?:[ckm]m|[km]g|lb|ft|hr|oz)"
 
 # What math-verify 0.9 does not understand, in words that it does.
 _TRANSLATIONS = (
     (re.compile(r"\\varnothing\b"), r"\\emptyset"),
-    (re.compile(r"√\s*(\d+|[a-z])"), r"\\sqrt{\1}"),
-    (re.compile(r"\\text\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}|\s(?:or|and)\s"), ","),
+    (re.compile(r"√\s*(\d+|[a-z]|\([^()]*\)|\{[^{}]*\})"), r"\\sqrt{\1}"),
+    (re.compile(r"[\s,]*(?:\\text\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}|\s(?:or|and|&)\s)[\s,]*"), ","),
+    (re.compile(r"\^\s*\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}$"), ""),
+    # A letter next to a number is a variable, but math-verify takes it for a unit.
+    (re.compile(rf"(?<=[\d}})])(?:\s*(?!{_UNITS}\b)([a-z]{{1,2}})|([a-z]))$"), r"{\1\2}"),
     (re.compile(r"^\s*\\text\s*\{[^{}\d]*\}\s*(?==?\s*[-\d.\\$])=?"), ""),
     (
         re.compile(r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*([\d.]+)\s*\^\{?\\circ\}?\s*[)}]?"),
@@ -48,6 +53,8 @@ def equal(answer: str, reference: str) -> bool:
     )
     if not expected:
         raise ValueError(f"math-verify cannot read the reference {reference!r}")
+    if _differ_though_tiny(expected[0], given[0] if given else None):
+        return False
     return _verify(expected, given) or _verify(_with_imaginary(expected), _with_imaginary(given))
 
 
@@ -57,6 +64,32 @@ def _verify(expected: list[Any], given: list[Any]) -> bool:
     return verify(
         expected, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
     )
+
+
+def _differ_though_tiny(expected: Any, given: Any) -> bool:
+    """Whether numbers, or those of two lists, differ that math-verify would round to 0."""
+    left, right = (_numbers(one) for one in (expected, given))
+    if len(left) != len(right):
+        return False
+    return any(
+        max(abs(x), abs(y)) < TINY and abs(x - y) > RELATIVE_ERROR * max(abs(x), abs(y))
+        for x, y in zip(sorted(left), sorted(right), strict=True)
+    )
+
+
+def _numbers(parsed: Any) -> list[Any]:
+    """The real numbers of a sympy object, or of the elements of a list, set or interval."""
+    from sympy import Basic, Interval, Tuple
+    from sympy.sets import FiniteSet
+
+    if isinstance(parsed, (Tuple, FiniteSet)):
+        return [number for element in parsed.args for number in _numbers(element)]
+    if isinstance(parsed, Interval):
+        return [*_numbers(parsed.start), *_numbers(parsed.end)]
+    if not isinstance(parsed, Basic) or not getattr(parsed, "is_number", False):
+        return []
+    value = parsed.evalf(30)
+    return [value] if value.is_Float or value.is_Integer else []
 
 
 def _with_imaginary(parsed: list[Any]) -> list[Any]:
