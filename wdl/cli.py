@@ -22,7 +22,7 @@ VERBS = {
     "validate": "validation metrics of a checkpoint",
     "export": "write the strong branch of a checkpoint as a Hugging Face folder",
     "evaluate": "grade the answers of one or more models on benchmarks",
-    "compare": "test whether one evaluated model is better than another",
+    "compare": "test whether evaluated models are better than the first",
     "prepare": "verified samples of AM-DeepSeek-R1-Distilled, as one file",
     "score": "entropy of every sample under a model, as a file",
     "pipeline": "run stages in order, skipping what is done",
@@ -98,7 +98,12 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
     function = getattr(import_module(module), name)
     parser = PlainParser(prog=f"wdl {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_function_arguments(function, as_positional=verb == "compare")
+    positional = {"models"} if verb == "compare" else set()
+    for name in positional:
+        parser.add_argument(
+            name, nargs="+", help="Folders OUT/MODEL; the first is the one to beat."
+        )
+    parser.add_function_arguments(function, skip=positional)
     return function, parser
 
 

@@ -14,9 +14,9 @@ _THINK, _END_OF_THINK = "<think>", "</think>"
 _BOX = re.compile(r"\\f?boxed(?:\s*(?=\{)|\s*(\w))")
 # What may stand between boxes that are one answer: "and", "or", a comma, a name such as "x =".
 _BETWEEN = re.compile(
-    r"(?=.*(?:,|\band\b|\bor\b|\\cup))"
-    r"(?:[\s$,]|\\[,;: ()\[\]]|\\q?quad\b|\\cup\b|\\text\s*\{[\s,]*(?:and|or)?[\s,]*\}"
-    r"|\band\b|\bor\b|(?<![\w\\])\w\s*=){,30}",
+    r"(?=.*(?:,|\band\b|\bor\b))"
+    r"(?:[\s$,]|\\[,;: ()\[\]]|\\q?quad\b|\band\b|\bor\b|(?<![\w\\])\w\s*="
+    r"|\\(?:text|mathrm|textrm|mbox)\s*\{[\s,]*(?:and|or)?[\s,]*\}){,30}",
     re.DOTALL,
 )
 _NAME = re.compile(r"(?<![\w\\])\w\s*=\s*$")
@@ -40,6 +40,7 @@ _FORMULA = re.compile(
     r"\$+[^$]+\$+\.?|\\\((?:(?!\\\)).)+\\\)\.?|\\\[(?:(?!\\\]).)+\\\]|\S+", re.DOTALL
 )
 # Sentences around a value: "The smallest k is 17", "$17$ because it fits", "There are 17 ways".
+_REASON = re.compile(r"[\s,;(–—-]{1,5}(?:because|since|due to)\b.*", re.DOTALL)
 _VERB = re.compile(rf".*\b(?:is|are|was|were|be|equals?)\b{_ADVERBS}[\s:]*(?=\S)", re.DOTALL)
 _INLINE = r"\$[^$]+\$|\\\(.+?\\\)"
 _PROSE = r"(?:[A-Za-z\s,.;:'\"!?()]|(?<=[a-z])-(?=[a-z]))*"
@@ -121,16 +122,16 @@ def last_boxed(text: str, complete: bool = True) -> str | None:
 def value_in(answer: str) -> str:
     """The value, if the answer is a sentence around one; otherwise the answer."""
     prose = WRAPPERS.sub(r" \1 ", answer).strip()
-    verb = _VERB.match(prose)
-    rest = prose[verb.end() :] if verb else prose
+    claim = _REASON.sub("", prose)
+    verb = _VERB.match(claim)
+    rest = claim[verb.end() :] if verb else claim
     value = _VALUE.fullmatch(rest)
-    if value is None:
-        return rest if verb else answer
-    around = value[1] + " " + value[3]
-    short = not value[1].strip() and value[2][0] in "$\\"
-    if (short or len(_WORD.findall(around)) > 1) and not _OTHERWISE.search(around):
-        return value[2]
-    return rest if verb else answer
+    if value:
+        around = f"{value[1]} {value[3]}"
+        leads = not value[1].strip() and value[2][0] in "$\\"
+        if (leads or len(_WORD.findall(around)) > 1) and not _OTHERWISE.search(around):
+            return value[2]
+    return answer if rest == prose else rest
 
 
 def _contents(text: str, box: re.Match[str]) -> tuple[str, int] | None:

@@ -193,10 +193,10 @@ def parse_choices(question: str) -> dict[str, str]:
             marks = [mark]
         elif marks and ord(mark[1]) == ord(marks[-1][1]) + 1:
             marks.append(mark)
-    ends = [mark.start() for mark in marks[1:]] + [len(question)]
+    ends = [*(mark.start() for mark in marks[1:]), len(question)]
     return {
         mark[1]: question[mark.end() : end].strip(" ,;.\n(")
-        for mark, end in zip(marks, ends, strict=True)
+        for mark, end in zip(marks, ends, strict=False)
     }
 
 

@@ -26,7 +26,13 @@ _UNITS = "(?:[ckm]m|[km]g|lb|ft|hr|oz)"
 _TRANSLATIONS = (
     (re.compile(r"\\varnothing\b"), r"\\emptyset"),
     (re.compile(r"√\s*(\d+|[a-z]|\([^()]*\)|\{[^{}]*\})"), r"\\sqrt{\1}"),
-    (re.compile(r"[\s,]*(?:\\text\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}|\s(?:or|and|&)\s)[\s,]*"), ","),
+    (
+        re.compile(
+            r"[\s,]*(?:\\(?:text|mathrm|textrm|mbox)\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}|\s(?:or|and|&)\s)[\s,]*"
+        ),
+        ",",
+    ),
+    (re.compile(r"(?<=[\w)])\s*\*\*\s*(-?\w+|\([^()]*\))"), r"^{\1}"),
     (re.compile(r"\^\s*\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}$"), ""),
     # A letter next to a number is a variable, but math-verify takes it for a unit.
     (re.compile(rf"(?<=[\d}})])(?:\s*(?!{_UNITS}\b)([a-z]{{1,2}})|([a-z]))$"), r"{\1\2}"),

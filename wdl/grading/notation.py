@@ -26,7 +26,7 @@ _LOWERED = re.compile("[₀-₉₊₋]+")
 _LONG_DASH = re.compile(r"(?<!\d)[–—]|[–—](?!\d)")  # 3–5 is a range
 _SPACES = re.compile(r"\\[,;: ]|~|\\q?quad\b|\\(?:left|right|displaystyle)(?![a-zA-Z])")
 _DELIMITERS = re.compile(r"(?<!\\)\\[()\[\]]|\\?\$")
-_END = re.compile(r"[\s.,;:]+(\}*)\s*$")
+_STOP_INSIDE = re.compile(r"[.,;:](\}+)$")
 
 
 def plain(text: str) -> str:
@@ -37,8 +37,8 @@ def plain(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHY)
     text = _LONG_DASH.sub("-", text).replace("\\!", "")
     text = BOLD.sub(r"\1", _DELIMITERS.sub("", _SPACES.sub(" ", text)))
-    text = text.strip(" \n\t*`").removeprefix("=")
-    return _END.sub(r"\1", text.rstrip("\\ ")).strip(" \n\t*`")
+    text = " ".join(text.split()).strip(" *`").removeprefix("=")
+    return _STOP_INSIDE.sub(r"\1", text.rstrip(" .,;:\\*`")).strip()
 
 
 def _digits(characters: str, old: str, new: str) -> str:

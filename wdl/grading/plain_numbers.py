@@ -100,8 +100,9 @@ def simplify(text: str) -> str:
 
 def _in_base(text: str) -> tuple[str, int] | None:
     """Digits and base of a number that names its base."""
-    match = _IN_BASE.fullmatch(re.sub(r"[{}]", "", WRAPPERS.sub(r" \1", plain(text))).strip())
-    if match is None or len(text) > MAX_LENGTH:
+    text = re.sub(r"[{}]", "", WRAPPERS.sub(r" \1", plain(text))).strip()
+    match = _IN_BASE.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    if match is None:
         return None
     digits = match[1].replace(" ", "").lstrip("0") or "0"
     base = _BASES.get(match[2]) or int(match[2])

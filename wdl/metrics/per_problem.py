@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from wdl.metrics.intervals import bootstrap_mean
+from wdl.metrics.intervals import bounded_mean
 
 
 class PerProblem(Metric):
@@ -22,15 +22,19 @@ class PerProblem(Metric):
         """The mean over all problems so far."""
         return dim_zero_cat(self.values).mean()
 
+
+class Share(PerProblem):
+    """Mean over problems of values between 0 and 1."""
+
     def interval(self) -> tuple[float, float]:
-        """Interval at 95 % for the mean, by bootstrap over problems.
+        """Interval at 95 % for the mean, over problems (:func:`bounded_mean`).
 
-        Answers to the same problem depend on each other, so they are never drawn apart.
+        Answers to the same problem depend on each other, so a problem counts as one value.
         """
-        return bootstrap_mean(dim_zero_cat(self.values))
+        return bounded_mean(dim_zero_cat(self.values))
 
 
-class MeanAtN(PerProblem):
+class MeanAtN(Share):
     """Share of right answers, mean@n; with one answer per problem the accuracy."""
 
     higher_is_better = True
@@ -44,7 +48,7 @@ class MeanAtN(PerProblem):
         self.values.append(correct.double().mean(1))
 
 
-class MajorityVote(PerProblem):
+class MajorityVote(Share):
     """Whether the answer that most samples give is right; a tie counts in parts, maj@n."""
 
     higher_is_better = True
@@ -60,7 +64,7 @@ class MajorityVote(PerProblem):
         self.values.append(torch.tensor(values, dtype=torch.float64, device=correct.device))
 
 
-class CutOffRate(PerProblem):
+class CutOffRate(Share):
     """Share of answers that the limit of tokens ended."""
 
     higher_is_better = False
