@@ -20,22 +20,20 @@ from wdl.system.processes import die_with_parent
 MAX_MEMORY = 4 << 30
 TINY = 1e-3
 RELATIVE_ERROR = 1e-5
-_UNITS = "(?:[ckm]m|[km]g|lb|ft|hr|oz)"
 
 # What math-verify 0.9 does not understand, in words that it does.
 _TRANSLATIONS = (
     (re.compile(r"\\varnothing\b"), r"\\emptyset"),
     (re.compile(r"√\s*(\d+|[a-z]|\([^()]*\)|\{[^{}]*\})"), r"\\sqrt{\1}"),
-    (
-        re.compile(
-            r"[\s,]*(?:\\(?:text|mathrm|textrm|mbox)\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}|\s(?:or|and|&)\s)[\s,]*"
-        ),
-        ",",
-    ),
+    (re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}"), " and "),
+    (re.compile(r"[\s,]*\s(?:or|and)\s[\s,]*"), ","),
     (re.compile(r"(?<=[\w)])\s*\*\*\s*(-?\w+|\([^()]*\))"), r"^{\1}"),
     (re.compile(r"\^\s*\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}$"), ""),
-    # A letter next to a number is a variable, but math-verify takes it for a unit.
-    (re.compile(rf"(?<=[\d}})])(?:\s*(?!{_UNITS}\b)([a-z]{{1,2}})|([a-z]))$"), r"{\1\2}"),
+    # Letters at the end are variables, but math-verify takes them for units and drops them.
+    (
+        re.compile(r"(?<![a-zA-Z\\])(?!(?:[ckm]m|[km]g|lb|ft|hr|oz|(?<=\s)m)$)([a-z]{1,2})$"),
+        r"{\1}",
+    ),
     (re.compile(r"^\s*\\text\s*\{[^{}\d]*\}\s*(?==?\s*[-\d.\\$])=?"), ""),
     (
         re.compile(r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*([\d.]+)\s*\^\{?\\circ\}?\s*[)}]?"),
@@ -74,28 +72,29 @@ def _verify(expected: list[Any], given: list[Any]) -> bool:
 
 def _differ_though_tiny(expected: Any, given: Any) -> bool:
     """Whether numbers, or those of two lists, differ that math-verify would round to 0."""
-    left, right = (_numbers(one) for one in (expected, given))
+    left, right = (
+        sorted(_numbers(one), key=lambda one: one.evalf(30)) for one in (expected, given)
+    )
     if len(left) != len(right):
         return False
-    return any(
-        max(abs(x), abs(y)) < TINY and abs(x - y) > RELATIVE_ERROR * max(abs(x), abs(y))
-        for x, y in zip(sorted(left), sorted(right), strict=True)
-    )
+    for one, other in zip(left, right, strict=True):
+        x, y = one.evalf(30), other.evalf(30)
+        size = max(abs(x), abs(y))
+        if size < TINY and abs(x - y) > RELATIVE_ERROR * size and not (one - other).equals(0):
+            return True
+    return False
 
 
 def _numbers(parsed: Any) -> list[Any]:
     """The real numbers of a sympy object, or of the elements of a list, set or interval."""
-    from sympy import Basic, Interval, Tuple
-    from sympy.sets import FiniteSet
+    from sympy import Expr, FiniteSet, Interval, Tuple
 
     if isinstance(parsed, (Tuple, FiniteSet)):
         return [number for element in parsed.args for number in _numbers(element)]
     if isinstance(parsed, Interval):
         return [*_numbers(parsed.start), *_numbers(parsed.end)]
-    if not isinstance(parsed, Basic) or not getattr(parsed, "is_number", False):
-        return []
-    value = parsed.evalf(30)
-    return [value] if value.is_Float or value.is_Integer else []
+    real = isinstance(parsed, Expr) and parsed.is_number and parsed.evalf(30).is_Float
+    return [parsed] if real or parsed == 0 else []
 
 
 def _with_imaginary(parsed: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ _SYMBOLS = {
     **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset "},
     **{"∈": r"\in ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda "},
     **dict.fromkeys("·⋅∙", r"\cdot "),
-    "≈": r"\approx ",
+    **{"≈": r"\approx ", "º": "°"},
 }
 _TYPOGRAPHY = str.maketrans(_SYMBOLS)
 _FRACTION = re.compile("[¼-¾⅐-⅞]")
@@ -34,7 +34,7 @@ def plain(text: str) -> str:
     text = _FRACTION.sub(lambda match: rf"\frac{{{_digits(match[0], '⁄', '}{')}}}", text)
     text = _RAISED.sub(lambda match: f"^{{{_digits(match[0], '−', '-')}}}", text)
     text = _LOWERED.sub(lambda match: f"_{{{_digits(match[0], '−', '-')}}}", text)
-    text = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHY)
+    text = unicodedata.normalize("NFKC", text.translate(_TYPOGRAPHY))
     text = _LONG_DASH.sub("-", text).replace("\\!", "")
     text = BOLD.sub(r"\1", _DELIMITERS.sub("", _SPACES.sub(" ", text)))
     text = " ".join(text.split()).strip(" *`").removeprefix("=")

@@ -29,16 +29,19 @@ class Difference:
 def paired_test(differences: Tensor, bound: float = 1.0) -> Difference:
     """Gaffke's test and interval (see :func:`bounded_mean`) for a mean of paired differences.
 
-    With one answer per problem, all differences being -1, 0 or 1, the p-value is that of McNemar's
-    test (1947, Psychometrika 12, 153-157), two-sided and exact by the binomial distribution.
+    The one problem more, which has not been seen, moves as far as any did: for equal models every
+    difference might as well have had the other sign. With one answer per problem, all differences
+    being -1, 0 or 1, the p-value is that of McNemar's test (1947, Psychometrika 12, 153-157),
+    two-sided and exact by the binomial distribution.
 
     Args:
         differences: [P] second model's value minus the first's, problem by problem.
-        bound: How far values can differ.
+        bound: How far the unseen problem moves if none did.
     """
-    low, high = bounded_mean(differences, -bound, bound)
-    below = chance_of_mean(differences, -bound, 0.0)
-    above = 1 - chance_of_mean(differences, bound, 0.0)
+    reach = differences.abs().max().item() or bound
+    low, high = bounded_mean(differences, -reach, reach)
+    below = chance_of_mean(differences, -reach, 0.0)
+    above = 1 - chance_of_mean(differences, reach, 0.0)
     mean = float(differences.double().mean())
     smallest = max(2.0 ** (1 - len(differences)), SMALLEST_P)
     p_value = min(max(2 * min(below, above), smallest), 1.0)
