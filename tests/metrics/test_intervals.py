@@ -114,7 +114,7 @@ def test_equal_values_are_no_certainty(value: float, problems: int) -> None:
 def test_covers_the_truth(problems: int) -> None:
     """Eight answers to problems of uniform difficulty, so that the true mean is a half."""
     torch.manual_seed(0)
-    simulations = 200
+    simulations = 100
     covered = 0
     for _ in range(simulations):
         chances = torch.rand(problems)

@@ -46,7 +46,7 @@ def test_cut_off_rate_and_length() -> None:
 
 
 def test_interval_counts_problems_and_not_answers() -> None:
-    """Two problems with equal answers throughout are as good as two answers: one of two is right."""
+    """Two problems with equal answers throughout are as good as two answers."""
     metric = MeanAtN()
     metric.update(torch.tensor([[True] * 50, [False] * 50]))
     # of one among two: 1 - (1 - p)^2 = 0.025

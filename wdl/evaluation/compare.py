@@ -158,11 +158,8 @@ def _print(result: dict[str, Any]) -> None:
         ("benchmark", "A", "B", "B - A", "95 %", "gained", "lost", "p", "p Holm")
     ):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    overall = {
-        f"overall, {result[key]['weighs']}": result[key]
-        for key in ("overall", "macro")
-        if key in result
-    }
+    names = {"overall": "all problems", "macro": "all benchmarks"}
+    overall = {name: result[key] for key, name in names.items() if key in result}
     for name, row in (result["benchmarks"] | overall).items():
         low, high = row["interval"]
         table.add_row(
@@ -174,5 +171,6 @@ def _print(result: dict[str, Any]) -> None:
     console = Console()
     console.print(f"A = {result['a']}\nB = {result['b']}", highlight=False)
     console.print(table)
-    for note in result["notes"]:
+    weighs = [f"{name}: weighs {row['weighs']}" for name, row in overall.items()]
+    for note in weighs + result["notes"]:
         console.print(f"note: {note}", highlight=False)
