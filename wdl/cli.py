@@ -98,12 +98,12 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
     function = getattr(import_module(module), name)
     parser = PlainParser(prog=f"wdl {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file with these options.")
-    positional = {"models"} if verb == "compare" else set()
-    for name in positional:
-        parser.add_argument(
-            name, nargs="+", help="Folders OUT/MODEL; the first is the one to beat."
-        )
-    parser.add_function_arguments(function, skip=positional)
+    if verb == "compare":
+        folders = "Folders OUT/MODEL of evaluations; the first is the model to beat."
+        parser.add_argument("models", nargs="+", help=folders)
+        parser.add_function_arguments(function, skip={"models"})
+    else:
+        parser.add_function_arguments(function)
     return function, parser
 
 

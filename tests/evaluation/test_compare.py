@@ -185,7 +185,9 @@ def test_the_command_takes_any_number_of_folders() -> None:
     for model in ("a", "b", "c"):
         write(model, [1, 0])
     command = [sys.executable, "-m", "wdl", "compare"]
-    done = subprocess.run([*command, "a", "b", "c", "--out", "x.json"], capture_output=True)
+    done = subprocess.run(
+        [*command, "a", "b", "c", "--out", "x.json"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert Path("x.json").is_file() and Path("x.svg").is_file()
     done = subprocess.run([*command, "a"], capture_output=True, text=True)

@@ -43,14 +43,7 @@ _SECOND = re.compile(r"[\s)\]]*(?:(?:and|or|,|&|/)\s*)+[(\[]?[A-Z](?![\w'])")
 class Task:
     """One completion to grade against the reference of its problem.
 
-    Args:
-        kind: How the answer is compared.
-        question: The problem; of a multiple-choice question with its options.
-        reference: The right answer.
-        completion: All that the model generated.
-        complete: Whether it ended by itself.
-        tolerance: Largest difference between equal numbers.
-        thinking: Whether the prompt ended with an opened ``<think>``.
+    ``thinking`` says that the prompt ended with an opened ``<think>``.
     """
 
     kind: Kind
