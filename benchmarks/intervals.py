@@ -4,21 +4,23 @@
 
 Wilson's interval is for one answer per problem; its coverage is computed exactly. It jumps between
 neighbouring probabilities, as that of every interval for counts does; the normal approximation is
-the alternative. The bootstrap is for means of several answers; its coverage is simulated with
-problems whose difficulty is drawn from a beta distribution, and the plain percentile bootstrap is
-the alternative. The limit is 95 %.
+the alternative. Gaffke's is for means of several answers and for differences between two models;
+its coverage is simulated, with Student's as the alternative. The limit is 95 %.
 """
 
 import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.distributions import Beta, Binomial
 
-from wdl.metrics.intervals import Z_95, bootstrap_mean, resampled_means, wilson
+from wdl.metrics.intervals import Z_95, bounded_mean, wilson
+from wdl.metrics.paired import paired_test
 
-SIMULATIONS = 2000
-RESAMPLES = 1000
+SIMULATIONS = 400
 SAMPLES = 8
+STUDENT = {10: 2.262, 30: 2.045, 100: 1.984}  # quantiles at 97.5 % by number of problems
 
 
 def normal(successes: int, trials: int) -> tuple[float, float]:
@@ -56,24 +58,58 @@ def print_exact() -> None:
             )
 
 
+def answers(chances: Tensor) -> Tensor:
+    """Shares of right answers [problems] to problems that are solved with such ``chances``."""
+    return Binomial(SAMPLES, chances).sample() / SAMPLES
+
+
+def pair(kind: str, problems: int) -> Tensor:
+    """Differences [problems] of two models."""
+    before = torch.rand(problems) * 0.8
+    if kind == "equal":
+        return answers(before) - answers(before)
+    if kind == "all problems 10 points better":
+        return answers(before + 0.1) - answers(before)
+    before = torch.full((problems,), 0.95)
+    lost = torch.rand(problems) < 0.05
+    return answers(torch.where(lost, 0.0, before)) - answers(before)
+
+
 def print_simulated() -> None:
-    """Coverage of the mean of eight answers to each problem."""
-    print(f"\n{'eight answers per problem':34}{'ours':>8}{'percentile':>12}")
+    """Coverage and width of means and of differences of eight answers to each problem."""
+    print(f"\n{'eight answers per problem':46}{'ours':>8}{'width':>8}{'Student':>9}{'width':>8}")
     torch.manual_seed(0)
-    for problems in (30, 40, 254):
+    for problems in STUDENT:
         for a, b in ((1.0, 1.0), (0.5, 1.5)):
-            truth = a / (a + b)
-            ours = plain = 0
-            for simulation in range(SIMULATIONS):
-                chances = torch.distributions.Beta(a, b).sample((problems,))
-                scores = torch.distributions.Binomial(SAMPLES, chances).sample() / SAMPLES
-                low, high = bootstrap_mean(scores, RESAMPLES, simulation)
-                ours += low <= truth <= high
-                means = resampled_means(scores, RESAMPLES, simulation)
-                low, high = means.quantile(0.025).item(), means.quantile(0.975).item()
-                plain += low <= truth <= high
+            draws = [answers(Beta(a, b).sample((problems,))) for _ in range(SIMULATIONS)]
             name = f"n = {problems}, difficulty Beta({a}, {b})"
-            print(f"{name:34}{ours / SIMULATIONS:8.1%}{plain / SIMULATIONS:12.1%}")
+            print_row(name, draws, [bounded_mean(draw) for draw in draws], a / (a + b))
+        kinds = {
+            "equal": 0.0,
+            "all problems 10 points better": 0.1,
+            "5 % of problems lost": -0.0475,
+        }
+        for kind, truth in kinds.items():
+            draws = [pair(kind, problems) for _ in range(SIMULATIONS)]
+            tests = [paired_test(draw) for draw in draws]
+            found = [(test.low, test.high) for test in tests]
+            print_row(f"n = {problems}, pair: {kind}", draws, found, truth)
+
+
+def print_row(
+    name: str, draws: list[Tensor], ours: list[tuple[float, float]], truth: float
+) -> None:
+    """How many of our and of Student's intervals hold the truth, and how wide they are."""
+    student = []
+    for draw in draws:
+        half = STUDENT[len(draw)] * draw.std().item() / math.sqrt(len(draw))
+        student.append((draw.mean().item() - half, draw.mean().item() + half))
+    columns = [
+        (sum(low <= truth <= high for low, high in found), sum(high - low for low, high in found))
+        for found in (ours, student)
+    ]
+    shown = [(covered / len(draws), width / len(draws)) for covered, width in columns]
+    print(f"{name:46}" + "".join(f"{share:8.1%}{width:8.3f}" for share, width in shown), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ VERBS = {
     "validate": "validation metrics of a checkpoint",
     "export": "write the strong branch of a checkpoint as a Hugging Face folder",
     "evaluate": "grade the answers of one or more models on benchmarks",
-    "compare": "test whether one evaluated model is better than another",
+    "compare": "test whether evaluated models are better than the first",
     "prepare": "verified samples of AM-DeepSeek-R1-Distilled, as one file",
     "score": "entropy of every sample under a model, as a file",
     "pipeline": "run stages in order, skipping what is done",
@@ -105,7 +105,12 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
     function = getattr(import_module(module), name)
     parser = PlainParser(prog=f"wdl {verb}", description=VERBS[verb])
     parser.add_argument("--config", action="config", help="YAML file with these options.")
-    parser.add_function_arguments(function, as_positional=verb == "compare")
+    if verb == "compare":
+        folders = "Folders OUT/MODEL of evaluations; the first is the model to beat."
+        parser.add_argument("models", nargs="+", help=folders)
+        parser.add_function_arguments(function, skip={"models"})
+    else:
+        parser.add_function_arguments(function)
     return function, parser
 
 

@@ -28,6 +28,7 @@ def test_grades_as_a_person_would() -> None:
             completion=case["completion"],
             complete=case.get("complete", True),
             tolerance=1e-3 if case["kind"] == "number" else 0.0,
+            thinking=case.get("thinking", False),
         )
         for case in CASES
     ]
@@ -46,7 +47,10 @@ def test_the_table_is_large_and_mixed() -> None:
     assert set(_counts("status")) == set(STATUSES)
     assert min(_counts("kind").values()) >= 20
     assert len(
-        {(c["kind"], c["reference"], c["completion"], c.get("complete")) for c in CASES}
+        {
+            (c["kind"], c["reference"], c["completion"], c.get("complete"), c.get("thinking"))
+            for c in CASES
+        }
     ) == len(CASES)
 
 
@@ -79,6 +83,21 @@ def test_a_crashing_worker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert grade == Grade("could_not_grade", "2+3", "ended with exit code 1")
 
 
+def test_whatever_goes_wrong_costs_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that cannot be started, a reference that is no text, a missing question."""
+    monkeypatch.setattr(grading.sys, "executable", "/there/is/no/such/python")
+    tasks = [
+        task("2+3", "5"),
+        task("5", 5),  # type: ignore[arg-type]
+        Task("letter", None, "C", "\\boxed{21}", complete=True),  # type: ignore[arg-type]
+        task("5", "5"),
+    ]
+    with Grader(workers=2) as grader:
+        grades = grader.grade(tasks)
+    assert [grade.status for grade in grades] == ["could_not_grade"] * 3 + ["correct"]
+    assert grades[0].detail.startswith("FileNotFoundError")
+
+
 def test_a_reference_that_nobody_can_read_is_no_wrong_answer() -> None:
     with Grader(workers=1) as grader:
         (grade,) = grader.grade([task("5", "")])
@@ -108,6 +127,8 @@ def test_what_can_be_decided_by_looking_starts_no_worker(monkeypatch: pytest.Mon
             {"A": "1/2 m", "B": "x > 3, or so", "C": "none"},
         ),
         ("Which? (A) $5.50 (B) 5,500", {"A": "$5.50", "B": "5,500"}),
+        ("(A) x (B) y (C) z (D) u (E) v (F) w", dict(zip("ABCDEF", "xyzuvw", strict=True))),
+        ("Given (I) and (II): (A) 1 (B) 2", {"A": "1", "B": "2"}),
         ("A car (B) is fast.", {}),
         ("No choices here.", {}),
     ],

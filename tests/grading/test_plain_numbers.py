@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from wdl.grading.plain_numbers import equal_numbers, parse_number
+from wdl.grading.plain_numbers import equal_in_base, equal_numbers, parse_number
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,22 @@ def test_reads_per_cent() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "3x", "1,2", "2+3", "5!", "1/0", "(3)", "12:30", "25 or 30", "9" * 5000]
+    "text",
+    [
+        "",
+        "x",
+        "3x",
+        "3xy",
+        "7 t",
+        "1,2",
+        "2+3",
+        "5!",
+        "1/0",
+        "(3)",
+        "12:30",
+        "25 or 30",
+        "9" * 5000,
+    ],
 )
 def test_leaves_alone(text: str) -> None:
     assert parse_number(text) is None
@@ -43,3 +58,21 @@ def test_tolerance_is_a_difference() -> None:
     assert equal_numbers("5.3333", "5.333333", tolerance=1e-3)
     assert equal_numbers("5.3333", "5.333333", tolerance=0) is False
     assert equal_numbers("x", "5", tolerance=1) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "same"),
+    [
+        ("61_8", "61_{8}", True),
+        ("61₈", "61_8", True),
+        ("61_9", "61_8", False),
+        ("61", "61_8", True),
+        ("49", "61_8", False),
+        ("61_8", "49", True),
+        ("61_8", "61", False),
+        ("x_2", "5", None),
+        ("61", "61", None),
+    ],
+)
+def test_numbers_that_name_their_base(answer: str, reference: str, same: bool | None) -> None:
+    assert equal_in_base(answer, reference) is same

@@ -45,11 +45,19 @@ def test_cut_off_rate_and_length() -> None:
     assert length.compute().item() == 25.0
 
 
-def test_interval_draws_problems_and_not_answers() -> None:
-    """Two problems with equal answers throughout: a resample holds 0, 1 or 2 of the right one."""
+def test_interval_counts_problems_and_not_answers() -> None:
+    """Two problems with equal answers throughout are as good as two answers."""
     metric = MeanAtN()
     metric.update(torch.tensor([[True] * 50, [False] * 50]))
-    assert metric.interval() == (0.0, 1.0)
+    # of one among two: 1 - (1 - p)^2 = 0.025
+    low = 1 - 0.975**0.5
+    assert metric.interval() == pytest.approx((low, 1 - low), abs=1e-7)
+
+
+def test_interval_of_what_is_the_same_for_all_problems_is_no_point() -> None:
+    for metric in (MeanAtN(), CutOffRate()):
+        metric.update(torch.zeros(20, 4, dtype=torch.bool))
+        assert metric.interval() == pytest.approx((0, 1 - 0.025 ** (1 / 20)), abs=1e-7)
 
 
 def test_reset_forgets() -> None:

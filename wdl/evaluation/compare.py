@@ -2,16 +2,16 @@
 
     wdl compare runs/graded/strong_before runs/graded/strong_after
 
-takes two folders that ``wdl evaluate`` has written, one per model. Both must have answered the
-same problems under the same protocol, graded in the same way.
+takes folders that ``wdl evaluate`` has written, one per model; every further model is compared
+with the first. All must have answered the same problems under the same protocol, graded in the
+same way.
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wdl.errors import UserError
+from wdl.evaluation.graded import MAKE_AGAIN, Graded, read_graded
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
 
@@ -22,122 +22,140 @@ MUST_AGREE = {
 }
 OUTCOME = ("difference", "p_value")
 MAY_DIFFER = {"prompt_sha256": "prompts (another tokenizer or template)", "engine": "engine"}
+SIGNIFICANT = 0.05
 
 
-@dataclass(frozen=True)
-class Graded:
-    """The graded answers of one model to one benchmark: share of right answers by problem."""
+def compare(models: list[str], out: str | None = None) -> None:
+    """Test whether models are better than the first one, benchmark by benchmark and overall.
 
-    inputs: dict[str, Any]
-    samples: int
-    scores: dict[str, float]
-
-
-def compare(a: str, b: str, out: str | None = None) -> None:
-    """Test whether model B is better than model A, benchmark by benchmark and overall.
-
-    With one answer per problem the test is McNemar's, exactly; with several it is a bootstrap
-    over problems of the difference of means.
+    The test is over problems: McNemar's, exactly, with one answer per problem, and Gaffke's for
+    means with several. Its p-value is below 0.05 if and only if its interval excludes 0. With
+    several benchmarks, p-values adjusted for their number (Holm) stand beside.
 
     Args:
-        a: Folder OUT/MODEL of an evaluation: the model to beat.
-        b: Folder OUT/MODEL of an evaluation, the same or another.
-        out: File for the result as JSON, with the problems that were gained and lost.
+        models: Folders OUT/MODEL of evaluations, the same or others; the first is the one to beat.
+        out: File for the result as JSON, with the problems that were gained and lost; a plot of the
+            differences is written beside it as SVG.
     """
-    first, second = _read(Path(a)), _read(Path(b))
+    if len(models) < 2:
+        raise UserError("compare: give two folders or more, the model to beat first")
+    if out is not None and Path(out).suffix == ".svg":
+        raise UserError(f"--out {out}: the plot would take its place; give a .json file")
+    graded = {model: read_graded(Path(model)) for model in models}
+    a, *others = models
+    compared = [_compare(a, b, graded[a], graded[b]) for b in others]
+    if out is not None:
+        result = compared[0] if len(compared) == 1 else {"a": a, "comparisons": compared}
+        write_json(Path(out), result)
+        from wdl.evaluation.compare_figure import write_figure
+
+        write_figure(compared, Path(out).with_suffix(".svg"))
+    for comparison in compared:
+        _print(comparison)
+    leave_outcome(
+        {},
+        {
+            f"{comparison['b']}/{name}/{key}": row[key]
+            for comparison in compared
+            for name, row in comparison["benchmarks"].items()
+            for key in OUTCOME
+        },
+    )
+
+
+def _compare(a: str, b: str, first: dict[str, Graded], second: dict[str, Graded]) -> dict[str, Any]:
+    """All tests of one model against another."""
+    from wdl.metrics.paired import holm
+
     shared = [name for name in first if name in second]
     if not shared:
         raise UserError(
             f"{a} has answered {', '.join(first)}, {b} {', '.join(second)}; evaluate both models "
             "on the same benchmarks"
         )
-    _check(a, b, {name: (first[name], second[name]) for name in shared})
-    result: dict[str, Any] = {"a": a, "b": b, "benchmarks": {}}
-    for name in shared:
-        result["benchmarks"][name] = _test({name: first[name]}, {name: second[name]})
+    pairs = {name: (first[name], second[name]) for name in shared}
+    _check(a, b, pairs)
+    rows = {name: _test({name: pair}) for name, pair in pairs.items()}
+    adjusted = holm([row["p_value"] for row in rows.values()])
+    for row, p_value in zip(rows.values(), adjusted, strict=True):
+        row["p_holm"] = p_value
+    result: dict[str, Any] = {"a": a, "b": b, "benchmarks": rows}
     if len(shared) > 1:
-        result["overall"] = _test(
-            {name: first[name] for name in shared}, {name: second[name] for name in shared}
-        )
-    result["notes"] = _notes(first, second, shared)
-    if out is not None:
-        write_json(Path(out), result)
-    _print(result)
-    found = result["benchmarks"].items()
-    leave_outcome({}, {f"{name}/{key}": row[key] for name, row in found for key in OUTCOME})
-
-
-def _read(folder: Path) -> dict[str, Graded]:
-    """The results of a model by benchmark."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; give OUT/MODEL of an evaluation")
-    graded: dict[str, Graded] = {}
-    for record_file in sorted(folder.glob("*.json")):
-        record = json.loads(record_file.read_text(encoding="utf-8"))
-        answers_file = record_file.with_suffix(".jsonl")
-        if not (isinstance(record, dict) and "inputs" in record and answers_file.is_file()):
-            continue
-        right: dict[str, list[bool]] = {}
-        with answers_file.open(encoding="utf-8") as lines:
-            for line in lines:
-                answer = json.loads(line)
-                right.setdefault(answer["id"], []).append(answer["status"] == "correct")
-        scores = {problem: sum(all_) / len(all_) for problem, all_ in right.items()}
-        samples = record["results"]["samples"]
-        graded[record_file.stem] = Graded(record["inputs"], samples, scores)
-    if not graded:
-        raise UserError(f"{folder}: it holds no results; give OUT/MODEL of an evaluation")
-    return graded
+        result["overall"] = {"weighs": "every problem equally", **_test(pairs)}
+        result["macro"] = {"weighs": "every benchmark equally", **_test(pairs, macro=True)}
+    return result | {"notes": _notes(first, second, rows)}
 
 
 def _check(a: str, b: str, pairs: dict[str, tuple[Graded, Graded]]) -> None:
-    """Refuse results that were not made in the same way."""
+    """Refuse results that were not made in the same way, or not of the same problems."""
     faults = [
         f"{name}: {a} and {b} have another {title}; evaluate both in the same way"
         for name, (one, other) in pairs.items()
         for key, title in MUST_AGREE.items()
-        if one.inputs[key] != other.inputs[key]
+        if one.inputs.get(key) != other.inputs.get(key)
+    ]
+    faults += [
+        f"{lacking.file}: problem {problem!r} is missing, which {having.file} has; {MAKE_AGAIN}"
+        for pair in pairs.values()
+        for having, lacking in (pair, pair[::-1])
+        for problem in having.scores
+        if problem not in lacking.scores
     ]
     if faults:
         raise UserError(*faults)
 
 
-def _notes(first: dict[str, Graded], second: dict[str, Graded], shared: list[str]) -> list[str]:
-    """What differs, or is left out, without forbidding the comparison."""
+def _notes(
+    first: dict[str, Graded], second: dict[str, Graded], rows: dict[str, dict[str, Any]]
+) -> list[str]:
+    """What differs, is left out or cannot be shown, without forbidding the comparison."""
     notes = [
         f"{name}: the two models have another {title}"
-        for name in shared
+        for name in rows
         for key, title in MAY_DIFFER.items()
         if first[name].inputs.get(key) != second[name].inputs.get(key)
+    ]
+    notes += [
+        f"{name}: {row['problems']} problems are too few for any significant difference"
+        for name, row in rows.items()
+        if row["smallest_p"] >= SIGNIFICANT
     ]
     lonely = sorted(first.keys() ^ second.keys())
     return notes + [f"{name}: only one of the models has answered it" for name in lonely]
 
 
-def _test(first: dict[str, Graded], second: dict[str, Graded]) -> dict[str, Any]:
-    """Difference, interval and p-value over all problems of some benchmarks."""
+def _test(pairs: dict[str, tuple[Graded, Graded]], macro: bool = False) -> dict[str, Any]:
+    """Difference, interval and p-value over all problems of some benchmarks.
+
+    Args:
+        pairs: The answers of both models by benchmark.
+        macro: Whether each benchmark weighs the same, and not each problem.
+    """
     import torch
 
-    from wdl.metrics.paired import mcnemar, paired_bootstrap
+    from wdl.metrics.paired import paired_test
 
-    names = [(name, problem) for name, graded in first.items() for problem in graded.scores]
-    before = torch.tensor([first[name].scores[problem] for name, problem in names])
-    after = torch.tensor([second[name].scores[problem] for name, problem in names])
-    label = [problem if len(first) == 1 else f"{name}/{problem}" for name, problem in names]
-    gained = [label[i] for i in (after > before).nonzero()[:, 0].tolist()]
-    lost = [label[i] for i in (after < before).nonzero()[:, 0].tolist()]
-    single = all(graded.samples == 1 for graded in (*first.values(), *second.values()))
-    difference = paired_bootstrap((after - before).double())
+    problems = [(name, problem) for name, (one, _) in pairs.items() for problem in one.scores]
+    before, after = (
+        torch.tensor([pairs[name][side].scores[problem] for name, problem in problems]).double()
+        for side in (0, 1)
+    )
+    sizes = torch.tensor([len(pairs[name][0].scores) for name, _ in problems]).double()
+    weights = len(problems) / len(pairs) / sizes if macro else torch.ones(len(problems)).double()
+    label = [problem if len(pairs) == 1 else f"{name}/{problem}" for name, problem in problems]
+    difference = paired_test((after - before) * weights, weights.max().item())
+    single = all(graded.samples == 1 for pair in pairs.values() for graded in pair) and not macro
     return {
-        "problems": len(names),
-        "accuracy_a": before.double().mean().item(),
-        "accuracy_b": after.double().mean().item(),
+        "problems": len(problems),
+        "accuracy_a": (before * weights).mean().item(),
+        "accuracy_b": (after * weights).mean().item(),
         "difference": difference.mean,
         "interval": [difference.low, difference.high],
-        "test": "McNemar, exact" if single else "paired bootstrap",
-        "p_value": mcnemar(len(gained), len(lost)) if single else difference.p_value,
-        "gained": gained,
-        "lost": lost,
+        "test": "McNemar, exact" if single else "Gaffke",
+        "p_value": difference.p_value,
+        "smallest_p": difference.smallest_p,
+        "gained": [label[i] for i in (after > before).nonzero()[:, 0].tolist()],
+        "lost": [label[i] for i in (after < before).nonzero()[:, 0].tolist()],
     }
 
 
@@ -148,19 +166,22 @@ def _print(result: dict[str, Any]) -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, column in enumerate(
-        ("benchmark", "A", "B", "B - A", "95 %", "gained", "lost", "p")
+        ("benchmark", "A", "B", "B - A", "95 %", "gained", "lost", "p", "p Holm")
     ):
         table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    rows = result["benchmarks"] | ({"overall": result["overall"]} if "overall" in result else {})
-    for name, row in rows.items():
+    names = {"overall": "all problems", "macro": "all benchmarks"}
+    overall = {name: result[key] for key, name in names.items() if key in result}
+    for name, row in (result["benchmarks"] | overall).items():
         low, high = row["interval"]
         table.add_row(
             *(name, f"{row['accuracy_a']:.1%}", f"{row['accuracy_b']:.1%}"),
             *(f"{row['difference']:+.1%}", f"{100 * low:+.1f} – {high:+.1%}"),
             *(str(len(row["gained"])), str(len(row["lost"])), f"{row['p_value']:.3g}"),
+            f"{row['p_holm']:.3g}" if "p_holm" in row else "",
         )
     console = Console()
     console.print(f"A = {result['a']}\nB = {result['b']}", highlight=False)
     console.print(table)
-    for note in result["notes"]:
+    weighs = [f"{name}: weighs {row['weighs']}" for name, row in overall.items()]
+    for note in weighs + result["notes"]:
         console.print(f"note: {note}", highlight=False)

@@ -18,7 +18,7 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
 
     Returns:
         ``accuracy`` is the share of right answers (mean@n), with ``interval`` at 95 %: Wilson's
-        for one answer per problem, otherwise by bootstrap over problems. With several answers
+        for one answer per problem, otherwise Gaffke's over problems. With several answers
         also the unbiased ``pass@k`` and the ``majority`` vote, each with its interval. Then how
         many answers have each status, the share that the limit of tokens ended, and their mean
         length.

@@ -16,30 +16,35 @@ from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Self
 
-from wdl.grading.answers import find_answer
-from wdl.grading.plain_numbers import equal_numbers
+from wdl.grading.answers import find_answer, value_in
+from wdl.grading.notation import WRAPPERS, plain
+from wdl.grading.plain_numbers import equal_in_base, equal_numbers
 from wdl.system.child import Child, ChildFailure
 
 Kind = Literal["number", "expression", "letter"]
 Status = Literal["correct", "wrong", "cut_off", "could_not_grade"]
 STATUSES: tuple[Status, ...] = ("correct", "wrong", "cut_off", "could_not_grade")
 # Raised whenever the same answer may be graded differently than before.
-RULES_VERSION = 1
-LETTERS = "ABCDE"
+RULES_VERSION = 2
 WORKER = "wdl.grading.math_worker"
 START_LIMIT = 120.0  # seconds
-_OPTION = re.compile(r"\(?\b([A-E])\s*[).:]\s*(.+?)(?=[\s,;(]+[A-E]\s*[).:]|\s*$)", re.DOTALL)
+_OPTION = re.compile(r"(?<![\w$\\])([A-Z])\s*[).:]")
 _LETTER = re.compile(
     r"(?:(?:the )?(?:(?:final |correct )?answer|option|choice)(?: is)?[:\s]+)?"
-    r"\(?\s*([A-E])\s*(?:[).:].*)?",
+    r"[(\[]?\s*([A-Z])\s*(?:[)\].:](?P<text>.*)|(?-i:[,;–—-](?P<more>.*)"
+    r"|\s(?:because|since|as|for|which|with|is|due)\b.*))?",
     re.DOTALL | re.IGNORECASE,
 )
-_TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{([^{}]*)\}")
+# A second letter: "A) and B)", "A, B".
+_SECOND = re.compile(r"[\s)\]]*(?:(?:and|or|,|&|/)\s*)+[(\[]?[A-Z](?![\w'])")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One completion to grade against the reference of its problem."""
+    """One completion to grade against the reference of its problem.
+
+    ``thinking`` says that the prompt ended with an opened ``<think>``.
+    """
 
     kind: Kind
     question: str
@@ -47,6 +52,7 @@ class Task:
     completion: str
     complete: bool
     tolerance: float = 0.0
+    thinking: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,39 +127,49 @@ class Grader(BaseGrader):
             worker.close()
 
     def _grade(self, task: Task) -> Grade:
-        answer = find_answer(task.completion, task.complete)
-        if answer is None:
-            missing = Grade("wrong", None, "no answer")
-            return missing if task.complete else Grade("cut_off", None, "no answer yet")
-        if not answer:
-            return Grade("wrong", answer, "empty answer")
+        answer = None
         try:
-            right = self._compare(task, answer)
+            answer = find_answer(task.completion, task.complete, task.thinking)
+            if answer is None:
+                missing = Grade("wrong", None, "no answer")
+                return missing if task.complete else Grade("cut_off", None, "no answer yet")
+            if not answer:
+                return Grade("wrong", answer, "empty answer")
+            return Grade("correct" if self._compare(task, answer) else "wrong", answer)
         except ChildFailure as failure:
             return Grade("could_not_grade", answer, str(failure))
-        return Grade("correct" if right else "wrong", answer)
+        except Exception as error:  # whatever a model writes costs its own row alone
+            return Grade("could_not_grade", answer, f"{type(error).__name__}: {error}")
 
     def _compare(self, task: Task, answer: str) -> bool:
-        if answer == task.reference:
+        reference = plain(task.reference)
+        if plain(answer) == reference:
             return True
         if task.kind == "letter":
             return self._same_choice(task, answer)
-        equal = equal_numbers(answer, task.reference, task.tolerance)
-        if equal or (equal is False and task.kind == "number"):
+        value = plain(value_in(answer))
+        if value == reference:
+            return True
+        equal = equal_in_base(value, reference)
+        if equal is not None:
             return equal
-        return self._verify(answer, [task.reference])[0]
+        equal = equal_numbers(value, reference, task.tolerance)
+        if equal is not None and (equal or task.kind == "number"):
+            return equal
+        return self._verify(value, [reference])[0]
 
     def _same_choice(self, task: Task, answer: str) -> bool:
         """By its letter, or by a value that is that of exactly this choice."""
-        letter = _LETTER.fullmatch(_TEXT.sub(r"\1", answer).strip(" $.*"))
+        reference = _letter(task.reference) or task.reference
+        letter = _letter(answer) or _letter(value_in(answer))
         if letter:
-            return letter[1].upper() == task.reference.upper()
+            return letter == reference
         choices = parse_choices(task.question)
         if not choices:
             return False
-        equal = self._verify(answer, list(choices.values()))
+        equal = self._verify(plain(value_in(answer)), [plain(value) for value in choices.values()])
         fitting = [name for name, fits in zip(choices, equal, strict=True) if fits]
-        return fitting == [task.reference.upper()]
+        return fitting == [reference]
 
     def _verify(self, answer: str, references: Sequence[str]) -> list[bool]:
         """Which references the answer equals, says math-verify in a worker.
@@ -165,7 +181,7 @@ class Grader(BaseGrader):
         try:
             worker.send({"answer": answer, "references": list(references)})
             response = worker.receive(self.limit)
-        except ChildFailure:
+        except BaseException:
             worker.close()
             raise
         self._idle.put(worker)
@@ -182,8 +198,26 @@ class Grader(BaseGrader):
 
 def parse_choices(question: str) -> dict[str, str]:
     """Letter and value of each option that a question lists, ``A) 21`` or ``(A) 21``."""
-    found = {match[1]: match[2].strip(" ,;.") for match in _OPTION.finditer(question)}
-    return found if sorted(found) == list(LETTERS[: len(found)]) else {}
+    marks: list[re.Match[str]] = []
+    for mark in _OPTION.finditer(question):
+        if mark[1] == "A":
+            marks = [mark]
+        elif marks and ord(mark[1]) == ord(marks[-1][1]) + 1:
+            marks.append(mark)
+    ends = [*(mark.start() for mark in marks[1:]), len(question)]
+    return {
+        mark[1]: question[mark.end() : end].strip(" ,;.\n(")
+        for mark, end in zip(marks, ends, strict=False)
+    }
+
+
+def _letter(answer: str) -> str | None:
+    """The one letter that an answer names."""
+    match = _LETTER.fullmatch(plain(WRAPPERS.sub(r"\1", answer)))
+    if match is None:
+        return None
+    rest = match["text"] if match["more"] is None else f",{match['more']}"
+    return None if rest and _SECOND.match(rest) else match[1].upper()
 
 
 def _start_worker() -> Child:

@@ -18,13 +18,22 @@ from typing import Any
 from wdl.system.processes import die_with_parent
 
 MAX_MEMORY = 4 << 30
-
+TINY = 1e-3
+RELATIVE_ERROR = 1e-5
 
 # What math-verify 0.9 does not understand, in words that it does.
 _TRANSLATIONS = (
     (re.compile(r"\\varnothing\b"), r"\\emptyset"),
-    (re.compile(r"√\s*(\d+|[a-z])"), r"\\sqrt{\1}"),
-    (re.compile(r"\\text\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}|\s(?:or|and)\s"), ","),
+    (re.compile(r"√\s*(\d+|[a-z]|\([^()]*\)|\{[^{}]*\})"), r"\\sqrt{\1}"),
+    (re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{[^{}]*\b(?:or|and)\b[^{}]*\}"), " and "),
+    (re.compile(r"[\s,]*\s(?:or|and)\s[\s,]*"), ","),
+    (re.compile(r"(?<=[\w)])\s*\*\*\s*(-?\w+|\([^()]*\))"), r"^{\1}"),
+    (re.compile(r"\^\s*\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)\s*\}{0,2}$"), ""),
+    # Letters at the end are variables, but math-verify takes them for units and drops them.
+    (
+        re.compile(r"(?<![a-zA-Z\\])(?!(?:[ckm]m|[km]g|lb|ft|hr|oz|(?<=\s)m)$)([a-z]{1,2})$"),
+        r"{\1}",
+    ),
     (re.compile(r"^\s*\\text\s*\{[^{}\d]*\}\s*(?==?\s*[-\d.\\$])=?"), ""),
     (
         re.compile(r"\\(sin|cos|tan|cot|sec|csc)\s*[({]?\s*([\d.]+)\s*\^\{?\\circ\}?\s*[)}]?"),
@@ -48,6 +57,8 @@ def equal(answer: str, reference: str) -> bool:
     )
     if not expected:
         raise ValueError(f"math-verify cannot read the reference {reference!r}")
+    if _differ_though_tiny(expected[0], given[0] if given else None):
+        return False
     return _verify(expected, given) or _verify(_with_imaginary(expected), _with_imaginary(given))
 
 
@@ -57,6 +68,33 @@ def _verify(expected: list[Any], given: list[Any]) -> bool:
     return verify(
         expected, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True
     )
+
+
+def _differ_though_tiny(expected: Any, given: Any) -> bool:
+    """Whether numbers, or those of two lists, differ that math-verify would round to 0."""
+    left, right = (
+        sorted(_numbers(one), key=lambda one: one.evalf(30)) for one in (expected, given)
+    )
+    if len(left) != len(right):
+        return False
+    for one, other in zip(left, right, strict=True):
+        x, y = one.evalf(30), other.evalf(30)
+        size = max(abs(x), abs(y))
+        if size < TINY and abs(x - y) > RELATIVE_ERROR * size and not (one - other).equals(0):
+            return True
+    return False
+
+
+def _numbers(parsed: Any) -> list[Any]:
+    """The real numbers of a sympy object, or of the elements of a list, set or interval."""
+    from sympy import Expr, FiniteSet, Interval, Tuple
+
+    if isinstance(parsed, (Tuple, FiniteSet)):
+        return [number for element in parsed.args for number in _numbers(element)]
+    if isinstance(parsed, Interval):
+        return [*_numbers(parsed.start), *_numbers(parsed.end)]
+    real = isinstance(parsed, Expr) and parsed.is_number and parsed.evalf(30).is_Float
+    return [parsed] if real or parsed == 0 else []
 
 
 def _with_imaginary(parsed: list[Any]) -> list[Any]:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from wdl.metrics.per_problem import PerProblem
+from wdl.metrics.per_problem import Share
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -27,7 +27,7 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-class PassAtK(PerProblem):
+class PassAtK(Share):
     """Mean of :func:`pass_at_k` over problems.
 
     Args:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from wdl.metrics.intervals import bootstrap_mean
+from wdl.metrics.intervals import bounded_mean
 
 
 class PerProblem(Metric):
@@ -21,12 +21,16 @@ class PerProblem(Metric):
         """The mean over all problems so far."""
         return dim_zero_cat(self.values).mean()
 
-    def interval(self) -> tuple[float, float]:
-        """Interval at 95 % for the mean, by bootstrap over problems.
 
-        Answers to the same problem depend on each other, so they are never drawn apart.
+class Share(PerProblem):
+    """Mean over problems of values between 0 and 1."""
+
+    def interval(self) -> tuple[float, float]:
+        """Interval at 95 % for the mean, over problems (:func:`bounded_mean`).
+
+        Answers to the same problem depend on each other, so a problem counts as one value.
         """
-        return bootstrap_mean(dim_zero_cat(self.values))
+        return bounded_mean(dim_zero_cat(self.values))
 
 
 class _MeanOfAnswers(PerProblem):
@@ -35,11 +39,11 @@ class _MeanOfAnswers(PerProblem):
         self.values.append(answers.double().mean(1))
 
 
-class MeanAtN(_MeanOfAnswers):
+class MeanAtN(_MeanOfAnswers, Share):
     """Share of right answers, mean@n; with one answer per problem the accuracy."""
 
 
-class CutOffRate(_MeanOfAnswers):
+class CutOffRate(_MeanOfAnswers, Share):
     """Share of answers that the limit of tokens ended."""
 
 
@@ -47,7 +51,7 @@ class AnswerLength(_MeanOfAnswers):
     """Mean number of new tokens of an answer."""
 
 
-class MajorityVote(PerProblem):
+class MajorityVote(Share):
     """Whether the answer that most samples give is right; a tie counts in parts, maj@n."""
 
     def update(self, correct: Tensor, votes: Tensor) -> None:

@@ -155,7 +155,7 @@ class Pair(pl.LightningModule):
         self.val_losses.update({name: MeanMetric() for name in self.loss_names})
 
     def hidden(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the output head of a branch reads [B·T, H], with a graph if it trains; its weight."""
+        """What a branch's output head reads [B·T, H], with a graph if it trains; its weight."""
         own = name in self.branches  # or it is the strong one without its adapter
         branch = cast(PreTrainedModel, self.branches[name if own else "strong"])
         acting = nullcontext() if own else without_adapter(branch)
