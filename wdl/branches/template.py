@@ -74,8 +74,9 @@ def render(
             "mend it"
         ) from None
     for role, said in ((message["role"], message["content"].strip()) for message in messages):
-        escaped = json.dumps(said, ensure_ascii=False)[1:-1]
-        if role != "assistant" and said not in text and escaped not in text:
+        if role == "assistant" or said in text:
+            continue
+        if json.dumps(said, ensure_ascii=False)[1:-1] not in text:
             raise UserError(f"{place} leaves out what {role} says; leave that out, or mend it")
     return text
 
