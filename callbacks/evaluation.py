@@ -30,7 +30,6 @@ from wdl.evaluation.jobs import prepare
 from wdl.evaluation.sources import Sources, load_data
 from wdl.evaluation.views import write_tensorboard
 from wdl.generation.engine import TRANSFORMERS, EngineName
-from wdl.generation.engines import find_engine
 from wdl.generation.protocols import find_protocol
 from wdl.generation.vllm_options import VllmOptions
 from wdl.metrics.dynamics import DYNAMICS
@@ -110,6 +109,8 @@ class Evaluation(Callback):
         """
         if self.benchmark is None:
             return
+        from wdl.generation.engines import find_engine  # imports transformers
+
         try:
             protocol = find_protocol(self.protocol)
             sets = load_data(find_benchmarks(self.benchmark), self.data)

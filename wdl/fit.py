@@ -17,7 +17,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
-from transformers.utils.logging import disable_progress_bar
 
 from wdl.callbacks.checkpoints import Checkpoints
 from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
@@ -152,6 +151,9 @@ class FitCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Look at all input before a model is loaded."""
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of loading and saving weights; it would break into the trainer's
         self._check_trainer()
         checkpoint = self.config[self.subcommand].ckpt_path
         if self.subcommand == "fit" and checkpoint is not None:
@@ -260,4 +262,3 @@ def _quieten() -> None:
         )
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
-    disable_progress_bar()  # of loading and saving weights; it would break into the trainer's

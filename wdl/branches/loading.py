@@ -8,22 +8,18 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import GENERATION_CONFIG_NAME
 
 from wdl.branches.probe import probe
 from wdl.branches.reading import output_head
 from wdl.config.paths import is_hub_name
 from wdl.errors import UserError
 from wdl.system.digests import files_digest
+from wdl.system.types import (
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 
 def check_source(source: str, key: str, weights: bool = True) -> None:
@@ -37,6 +33,9 @@ def check_source(source: str, key: str, weights: bool = True) -> None:
     Raises:
         UserError: One line, which begins with ``key``.
     """
+    from transformers import GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME
+
     folder = Path(source)
     try:
         if folder.is_dir():
@@ -94,6 +93,8 @@ def _weights_fault(folder: Path) -> str | None:
 
 def _kind_fault(config: PretrainedConfig) -> str | None:
     """Why a model is no language model that reads tokens from left to right and nothing else."""
+    from transformers import AutoModelForCausalLM
+
     kind = config.model_type
     if config.is_encoder_decoder:
         return f"is an encoder-decoder model ({kind}); give a decoder-only language model"
@@ -125,6 +126,8 @@ def load_config(source: str) -> PretrainedConfig:
     Raises:
         UserError: There is none that can be read.
     """
+    from transformers import AutoConfig
+
     with _reading(source, "configuration"):
         return AutoConfig.from_pretrained(source)
 
@@ -135,6 +138,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: There is none that can be read.
     """
+    from transformers import AutoTokenizer
+
     if Path(source).is_dir() and not (Path(source) / "tokenizer_config.json").is_file():
         raise UserError(f"{source}: holds no tokenizer_config.json; copy the tokenizer into it")
     with _reading(source, "tokenizer"):
@@ -186,6 +191,8 @@ def load_branch(
     Raises:
         UserError: Its weights are not all there, or :func:`~wdl.branches.probe.probe` refuses it.
     """
+    from transformers import AutoModelForCausalLM
+
     model: PreTrainedModel
     found: dict[str, set]
     if pretrained:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from wdl.branches.loading import load_branch
 from wdl.branches.reading import output_head
 from wdl.branches.whole_weights import whole
 from wdl.errors import UserError
+from wdl.system.types import PreTrainedModel
 
 FOLDER = "adapter"
 """Where an exported model keeps the adapter that was merged into it."""

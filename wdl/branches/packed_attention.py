@@ -12,7 +12,8 @@ from typing import Any, TypedDict
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from wdl.system.types import PreTrainedModel
 
 NAME = "wdl_packed"
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
@@ -42,7 +43,11 @@ class Segments(TypedDict):
 
 def use_packed_attention(model: PreTrainedModel) -> None:
     """Let ``model`` read packs from now on (so also when activations are recomputed)."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
     if model.config._attn_implementation != NAME:
+        AttentionInterface.register(NAME, packed_attention)
+        AttentionMaskInterface.register(NAME, _no_mask)
         model.set_attn_implementation(NAME)
 
 
@@ -121,7 +126,3 @@ def _no_mask(*args: Any, local_size: int | None = None, **options: Any) -> None:
     """The mask that transformers asks for: there is none."""
     if local_size:
         untold_windows.add(local_size)
-
-
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, _no_mask)

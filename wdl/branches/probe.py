@@ -15,12 +15,12 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from wdl.branches.packed_attention import Segments, untold_windows
 from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.whole_weights import whole
 from wdl.errors import UserError
+from wdl.system.types import PreTrainedModel
 
 _SEEDS = (0, 1)
 """Of the samples. Rounding may send a token to other experts, so that one sample does not condemn a

@@ -3,9 +3,9 @@
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from wdl.branches.packed_attention import Segments, use_packed_attention
+from wdl.system.types import PreTrainedModel
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateSyntaxError
-from transformers import PreTrainedTokenizerBase
 
 from wdl.errors import UserError
+from wdl.system.types import PreTrainedTokenizerBase
 
 Message = Mapping[str, str]
 

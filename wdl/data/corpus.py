@@ -12,28 +12,24 @@ from collections.abc import Iterable
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value
-from datasets import disable_progress_bars as disable_datasets_bars
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from wdl.branches.loading import load_config, load_tokenizer
 from wdl.branches.template import PROBE, QUESTION, probe, render
 from wdl.data.encoding import Encoded, compose, encode_batch, with_system_prompt
-from wdl.data.records import OnBadRow, RecordReader
+from wdl.data.records import OnBadRow, RecordReader, TooLong
 from wdl.data.rows import Faults, HubData, Part, RowError, data_parts
 from wdl.data.schemas import Record
 from wdl.errors import UserError
 from wdl.system.digests import files_digest, value_digest
 from wdl.system.files import new_folder, write_json
-
-TooLong = Literal["drop", "cut"]
+from wdl.system.types import Dataset, PreTrainedTokenizerBase
 
 ROWS_PER_WRITE = 500
 ROWS_PER_WORKER = 20_000
@@ -47,15 +43,6 @@ _RECORDS = pa.schema(
         ("completion", pa.string()),
         ("thought", pa.string()),
     ]
-)
-_SAMPLES = Features(
-    {
-        "idx": Value("int64"),
-        "input_ids": List(Value("int32")),
-        "prompt_length": Value("int32"),
-        "length": Value("int32"),
-        "prompt_hash": Value("float64"),
-    }
 )
 logger = logging.getLogger(__name__)
 
@@ -121,6 +108,8 @@ class Corpus:
         Raises:
             UserError: One line for each faulty row.
         """
+        from datasets import Dataset
+
         key = value_digest([self.path, self.data_digest, self.on_bad_row, str(_RECORDS)])
         folder = self.cache / f"records-{key[:32]}"
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -139,7 +128,9 @@ class Corpus:
     @cached_property
     def samples(self) -> Dataset:
         """Columns idx, input_ids, prompt_length, length and prompt_hash (in [0, 1))."""
-        disable_datasets_bars()  # they would break into the trainer's
+        from datasets import Features, List, Value, disable_progress_bars
+
+        disable_progress_bars()  # they would break into the trainer's
         records, name = self.records, value_digest(self.encoding_key())[:32]
         encode = partial(
             _encode_records,
@@ -149,12 +140,19 @@ class Corpus:
             vocabulary=self.vocabulary,
             on_bad_row=self.on_bad_row,
         )
+        columns = {
+            "idx": Value("int64"),
+            "input_ids": List(Value("int32")),
+            "prompt_length": Value("int32"),
+            "length": Value("int32"),
+            "prompt_hash": Value("float64"),
+        }
         file = self.cache / f"encoded-{name}.arrow"
         with FileLock(f"{file}.lock"):
             samples = records.map(
                 encode,
                 batched=True,
-                features=_SAMPLES,
+                features=Features(columns),
                 remove_columns=records.column_names,
                 cache_file_name=str(file),
                 new_fingerprint=name,

@@ -10,13 +10,13 @@ from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from wdl.branches.packed_attention import Segments
 from wdl.branches.template import OPEN_THOUGHT, Message, probe, render
 from wdl.constants import IGNORE_INDEX, PAPER_SYSTEM_PROMPT
 from wdl.data.rows import RowError
 from wdl.data.schemas import Record
+from wdl.system.types import PreTrainedTokenizerBase
 
 
 class Encoded(TypedDict):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from datasets import Dataset
 from torch.utils.data import DataLoader, IterableDataset
 
 from wdl.data.encoding import Batch, collate, collate_pack
 from wdl.data.plan import MicroBatch, Plan
+from wdl.system.types import Dataset
 
 
 class MicroBatches(Protocol):

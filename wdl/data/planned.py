@@ -14,21 +14,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from wdl.branches.loading import check_source
 from wdl.config.paths import DataSource, ModelSource
-from wdl.data.corpus import Corpus, TooLong, column
+from wdl.data.corpus import Corpus, column
 from wdl.data.loading import RankShare, batch_loader
 from wdl.data.packing import pack
 from wdl.data.plan import MicroBatch, Plan, accumulation
-from wdl.data.records import OnBadRow
+from wdl.data.records import OnBadRow, TooLong
 from wdl.data.selection import Summary
 from wdl.errors import UserError
+from wdl.system.types import Dataset, PreTrainedTokenizerBase
 
 
 class PlannedDataModule(pl.LightningDataModule):

@@ -19,6 +19,7 @@ from wdl.errors import UserError
 MAX_IDX = 2**63 - 1
 
 OnBadRow = Literal["error", "skip"]
+TooLong = Literal["drop", "cut"]
 
 
 class Ids:

@@ -9,14 +9,9 @@ A killed run goes on where it stopped when the same command is given again.
 import os
 from pathlib import Path
 
-import torch
-
-from wdl.branches.loading import check_source, load_branch, model_digest
 from wdl.config.paths import DataSource, InputPath, ModelSource
-from wdl.data.corpus import Corpus, TooLong
 from wdl.data.entropy_table import EntropyTable
-from wdl.data.records import OnBadRow
-from wdl.data.score_store import EntropyStore
+from wdl.data.records import OnBadRow, TooLong
 from wdl.errors import UserError
 from wdl.system.outcome import leave_outcome
 
@@ -47,6 +42,12 @@ def score(
         on_bad_row: Whether a faulty row stops the run or is left out with a warning.
         cache: Folder for encoded data.
     """
+    import torch
+
+    from wdl.branches.loading import check_source, load_branch, model_digest
+    from wdl.data.corpus import Corpus
+    from wdl.data.score_store import EntropyStore
+
     check_source(model, "--model")
     others = None if add_to is None else EntropyTable.read(Path(add_to))
     if others is not None and key in others.fields:
@@ -55,8 +56,10 @@ def score(
     samples = corpus.samples
     if not len(samples):
         raise UserError(f"--data: {data} holds no sample that is short enough; see --max_length")
-    device = scoring_device()
-    dtype = scoring_dtype(device)
+    device, dtype = torch.device("cpu"), torch.float32
+    if torch.cuda.is_available():  # as branches are trained
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        dtype = torch.bfloat16
     store = EntropyStore(
         Path(out), {**corpus.key(), "branch": model_digest(model), "dtype": str(dtype)}, key
     )
@@ -76,15 +79,3 @@ def score(
     if store.finish(len(samples), others):
         print(f"{len(samples)} entropies: {out}")
         leave_outcome({"samples": len(samples)})
-
-
-def scoring_device() -> torch.device:
-    """This process's accelerator, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
-
-
-def scoring_dtype(device: torch.device) -> torch.dtype:
-    """What branches are scored in: bfloat16, as they are trained; float32 on a CPU."""
-    return torch.float32 if device.type == "cpu" else torch.bfloat16

@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from filelock import FileLock
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from wdl.branches.reading import hidden_states, output_head
 from wdl.constants import IGNORE_INDEX
@@ -27,6 +25,7 @@ from wdl.errors import UserError
 from wdl.losses.entropy import token_entropy
 from wdl.system.files import write_json
 from wdl.system.journal import Journal, JournalInUse, read_entries, refuse_other
+from wdl.system.types import Dataset, PreTrainedModel
 
 TOKENS_PER_BATCH = 16_384
 

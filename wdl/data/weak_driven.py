@@ -21,7 +21,6 @@ from wdl.data.entropy_table import EntropyTable
 from wdl.data.planned import PlannedDataModule
 from wdl.data.score_store import EntropyStore
 from wdl.data.selection import Selection
-from wdl.data.selection_figure import selection_figure
 from wdl.data.weights import sampling_weights
 from wdl.errors import UserError
 from wdl.system.digests import value_digest
@@ -121,6 +120,8 @@ class WeakDrivenDataModule(PlannedDataModule):
         self.log_once({f"mass/{term}": share for term, share in shares.items()})
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and self.trainer.is_global_zero:
+                from wdl.data.selection_figure import selection_figure
+
                 figure = selection_figure(history, drawable)
                 logger.experiment.add_figure("selection", figure)
         probabilities = np.zeros(len(known))

@@ -11,12 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from wdl.branches.loading import (
     check_source,
@@ -32,6 +26,7 @@ from wdl.config.paths import InputPath, ModelSource
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
 from wdl.system.files import new_folder, write_text
+from wdl.system.types import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from wdl.training.checkpoints import read_state, read_weights
 from wdl.training.model_card import model_card
 
@@ -83,6 +78,8 @@ def write_strong(
     Raises:
         UserError: ``source`` is of another architecture, or what was adapted is not there.
     """
+    from transformers import AutoModelForCausalLM
+
     made = read_state(ckpt)["made"]
     prefix = "branches.strong."
     stored = read_weights(ckpt)
@@ -126,6 +123,8 @@ def _adapted_base(
 
 
 def _generation_config(source: str) -> GenerationConfig:
+    from transformers import GenerationConfig
+
     try:
         return GenerationConfig.from_pretrained(source)
     except OSError:  # a folder without generation_config.json
@@ -186,6 +185,8 @@ def export_model(
 def _ending_at_all_end_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> GenerationConfig:
+    from transformers import GenerationConfig
+
     generation_config = deepcopy(model.generation_config) or GenerationConfig()
     ends = _as_set(generation_config.eos_token_id) | _as_set(model.config.eos_token_id)
     ends |= _as_set(tokenizer.eos_token_id) | {end_of_turn(tokenizer)}
@@ -202,6 +203,8 @@ def _as_set(token_ids: int | list[int] | None) -> set[int]:
 
 def _check_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Load the folder as a user will, and compare all that it gives."""
+    from transformers import AutoModelForCausalLM
+
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
     if differing := loaded.keys() ^ weights.keys():
         raise RuntimeError(f"export: {sorted(differing)[0]} is not both in the model and written")

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
-
 
 def model_card(made: Mapping[str, Any]) -> str:
     """Markdown with the metadata of the model hub in front.
@@ -14,6 +12,8 @@ def model_card(made: Mapping[str, Any]) -> str:
     Args:
         made: What checkpoints keep of how they were made, see ``Pair.made``.
     """
+    from huggingface_hub import ModelCardData
+
     sources = [made[name] for name in ("strong", "weak") if made.get(name)]
     header = ModelCardData(
         library_name="transformers",

@@ -8,7 +8,6 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
-from transformers import get_scheduler
 
 from wdl.branches.whole_weights import all_finite
 from wdl.errors import UserError
@@ -79,6 +78,8 @@ def with_schedule(
         warmup: Share of the steps in which it rises from 0.
         steps: Optimizer steps in all.
     """
+    from transformers import get_scheduler
+
     optimizer = make_optimizer([p for p in parameters if p.requires_grad])
     name = "constant_with_warmup" if schedule == "constant" else schedule
     scheduler = get_scheduler(

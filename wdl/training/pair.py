@@ -18,7 +18,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from transformers import PreTrainedModel
 
 from wdl import __version__
 from wdl.branches.loading import load_branch, model_digest
@@ -29,6 +28,7 @@ from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
+from wdl.system.types import PreTrainedModel
 from wdl.training.optimizer_step import OptimizerStep, Schedule, with_schedule
 from wdl.training.resume import Agreement, check_weights, resume
 
