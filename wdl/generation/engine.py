@@ -105,11 +105,7 @@ class Engine(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Model and engine, with all that decides about rounding, for the record.
-
-        Raises:
-            UserError: The model's weights are damaged.
-        """
+        """Model and engine, with all that decides about rounding, for the record."""
 
     @abstractmethod
     def generate(

@@ -5,7 +5,7 @@ by accident. A protocol of your own is a YAML file with the fields of :class:`Pr
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +45,17 @@ class Protocol:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        faults = [
-            (self.samples < 1, f"samples is {self.samples}; ask for at least 1"),
-            (self.temperature < 0, f"temperature is {self.temperature}; it is at least 0"),
-            (not 0 < self.top_p <= 1, f"top_p is {self.top_p}; it lies in (0, 1]"),
-            (
-                self.samples > 1 and self.temperature == 0,
-                f"{self.samples} samples at temperature 0 are all equal; raise the temperature",
-            ),
-            (
-                min(self.max_new_tokens, *self.max_new_tokens_of.values(), 1) < 1,
-                "max_new_tokens must be at least 1",
-            ),
-        ]
-        if found := [text for wrong, text in faults if wrong]:
-            raise UserError(*(f"protocol {self.name}: {text}" for text in found))
+        equal = f"{self.samples} samples at temperature 0 are all equal; raise the temperature"
+        shortest = min(self.max_new_tokens, *self.max_new_tokens_of.values(), 1)
+        faults = {
+            f"samples is {self.samples}; ask for at least 1": self.samples < 1,
+            f"temperature is {self.temperature}; it is at least 0": self.temperature < 0,
+            f"top_p is {self.top_p}; it lies in (0, 1]": not 0 < self.top_p <= 1,
+            equal: self.samples > 1 and self.temperature == 0,
+            "max_new_tokens must be at least 1": shortest < 1,
+        }
+        if any(faults.values()):
+            raise UserError(*(f"protocol {self.name}: {f}" for f, wrong in faults.items() if wrong))
 
     def requests(self, problems: Sequence[Problem]) -> list[Request]:
         """What a model is asked, in the order of ``problems``."""
@@ -78,22 +74,13 @@ class Protocol:
         return asdict(self)
 
 
-_LONG_ANSWERS = {"aime2025": 8192, "amc23": 8192}
-
+_paper = Protocol(
+    "paper", max_new_tokens_of={"aime2025": 8192, "amc23": 8192}, system_prompt=PAPER_SYSTEM_PROMPT
+)
 PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("paper", max_new_tokens_of=_LONG_ANSWERS, system_prompt=PAPER_SYSTEM_PROMPT),
-        Protocol(
-            "sampled",
-            max_new_tokens_of=_LONG_ANSWERS,
-            system_prompt=PAPER_SYSTEM_PROMPT,
-            samples=8,
-            temperature=0.6,
-            top_p=0.95,
-        ),
-        Protocol("quick", max_new_tokens=256),
-    )
+    "paper": _paper,
+    "sampled": replace(_paper, name="sampled", samples=8, temperature=0.6, top_p=0.95),
+    "quick": Protocol("quick", max_new_tokens=256),
 }
 
 

@@ -110,11 +110,10 @@ class TransformersEngine(LocalEngine):
 
     def _cut(self, request: Request, tokens: list[int]) -> Generation:
         """The answer up to the first token that ends it; what follows was written in vain."""
-        stops = (place for place, token in enumerate(tokens) if token in self.stop_tokens)
-        end = next(stops, None)
-        return self.generation(
-            request, tokens if end is None else tokens[: end + 1], end is not None
-        )
+        for end, token in enumerate(tokens, start=1):
+            if token in self.stop_tokens:
+                return self.generation(request, tokens[:end], True)
+        return self.generation(request, tokens, False)
 
 
 def _padded(batch: Sequence[Prompt], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -137,16 +136,10 @@ def plan_batches(prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[Pr
 
 
 def choose_tokens(logits: Tensor, sampling: Sampling, draw: torch.Generator) -> Tensor:
-    """The next token of each row.
+    """The next tokens [R] int64 by their logits [R, V] float32.
 
-    Args:
-        logits: [R, V] float32.
-        sampling: Temperature 0 takes the likeliest token; otherwise one is drawn from the
-            smallest set of likeliest tokens whose probability reaches ``top_p``.
-        draw: Source of randomness.
-
-    Returns:
-        Tokens [R] int64.
+    Temperature 0 takes the likeliest token; otherwise one is drawn from the smallest set of
+    likeliest tokens whose probability reaches ``top_p``.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)

@@ -62,10 +62,6 @@ def describe_vllm(options: VllmOptions) -> dict[str, Any]:
 class VllmEngine(LocalEngine):
     """A model in one or more vLLM processes.
 
-    Args:
-        source: Model folder or hub name.
-        options: Where vLLM is and what it may use.
-
     Raises:
         UserError: The folder holds no model, or the interpreter has no vLLM.
     """
