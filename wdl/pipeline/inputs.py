@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +18,6 @@ from typing import Any
 import wdl
 from wdl.config.packaged import find_config
 from wdl.errors import UserError
-from wdl.pipeline.parsing import parse
 from wdl.pipeline.stages import Step
 from wdl.system.files import write_json
 
@@ -26,11 +27,7 @@ Inputs = dict[str, str]
 
 
 class Fingerprints:
-    """Hashes of contents, and what the stages' commands read.
-
-    Args:
-        memory: File that remembers both.
-    """
+    """Hashes of contents, and what the stages' commands read; ``memory`` is a file of both."""
 
     def __init__(self, memory: Path) -> None:
         self._file = memory
@@ -66,10 +63,6 @@ class Fingerprints:
     def read_by(self, steps: Sequence[Step], root: Path) -> list[Inputs]:
         """What each step's command reads, by option; parses those that are not known yet.
 
-        Args:
-            steps: All steps of a pipeline.
-            root: Its folder.
-
         Raises:
             UserError: Everything that is wrong with the commands.
         """
@@ -99,15 +92,7 @@ class Fingerprints:
 
 
 class StepInputs:
-    """Digests of the inputs of a pipeline's steps.
-
-    Args:
-        steps: All steps.
-        here: Folder of the YAML.
-        root: Folder of the pipeline.
-        fingerprints: Hashes of contents.
-        reads: What each command reads, by option.
-    """
+    """Digests of the inputs of a pipeline's steps, of which each ``reads`` files by option."""
 
     def __init__(
         self,
@@ -137,21 +122,15 @@ class StepInputs:
             for path in _candidates([value])
             if path.is_absolute() and not path.exists() and not self._made_before(path, number)
         }
-        if missing:
-            raise UserError(
-                *(
-                    f"stage {name}: {option}: there is no {path}, and no earlier stage writes it"
-                    for (name, path), option in missing.items()
-                )
-            )
+        faults = [
+            f"stage {name}: {option}: there is no {path}, and no earlier stage writes it"
+            for (name, path), option in missing.items()
+        ]
+        if faults:
+            raise UserError(*faults)
 
     def digest(self, number: int, before: str) -> str:
-        """Of the step at position ``number``.
-
-        Args:
-            number: Position of the step.
-            before: What tells the run of the step before it from any other, or "".
-        """
+        """Of the step at a position; ``before`` is the identity of the run of the one before it."""
         step = self._steps[number]
         content = [
             f"{option}\0{self._fingerprints.of(path)}"
@@ -181,6 +160,25 @@ class StepInputs:
         for number, place in enumerate(self._places):
             word = word.replace(place, f"{{{number}}}")
         return word
+
+
+def parse(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """Parse command lines without ``wdl``; in a process of its own, since that imports torch.
+
+    Returns:
+        For each either ``inputs``, the files and folders that it reads by the option that names
+        them, defaults and configuration files included, and ``folder``, where a fit writes to; or
+        ``faults``, one line each.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", "wdl", "--parse"],
+        input=json.dumps(list(map(list, commands))),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if child.returncode:
+        raise RuntimeError(f"parsing the stages' commands failed: exit code {child.returncode}")
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 def _candidates(texts: Sequence[str]) -> Iterator[Path]:

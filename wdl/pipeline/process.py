@@ -86,14 +86,10 @@ def run_logged(
     keep_open: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Run ``command`` to its end and append what it writes to ``log``.
+    """Run ``command`` to its end and append what it writes to ``log``, as lines.
 
-    Args:
-        command: Program and arguments.
-        log: Gets the output without colours and redrawn lines.
-        signals: Catches what is to be forwarded.
-        keep_open: File descriptors that the command holds too; a lock, say.
-        environment: Variables on top of this process's.
+    It gets the ``signals``, keeps the descriptors ``keep_open``, such as a lock, and has the
+    variables of ``environment`` on top of this process's.
 
     Returns:
         Its exit code; 128 + number if a signal ended it.
@@ -120,10 +116,10 @@ def run_logged(
         )
         os.close(theirs)
         with signals.to(child), _resized(ours) if on_terminal else contextlib.nullcontext():
-            copy = _Copy(LineLog(stream))
+            copy = _Copy(stream)
             _copy_until_end(ours, child, copy)
             code = child.wait()
-        copy.log.finish()
+        copy.finish()
         os.close(ours)
     return code if code >= 0 else 128 - code
 
@@ -184,7 +180,7 @@ def _copy_until_end(source: int, child: subprocess.Popen, copy: "_Copy") -> None
 def _copy_some(source: int, copy: "_Copy", seconds: float) -> bool:
     """Wait for output; whether there can be more of it."""
     if not select.select([source], [], [], seconds)[0]:
-        copy.log.pause()
+        copy.pause()
         return True
     try:
         data = os.read(source, 1 << 16)
@@ -194,16 +190,14 @@ def _copy_some(source: int, copy: "_Copy", seconds: float) -> bool:
     return bool(data)
 
 
-class _Copy:
+class _Copy(LineLog):
     """Output on the screen as it comes, and in a log as lines."""
 
-    def __init__(self, log: LineLog) -> None:
-        self.log = log
-        self._screen_is_there = True
+    _screen_is_there = True
 
     def write(self, data: bytes) -> None:
         """Show and log ``data``."""
-        self.log.write(data)
+        super().write(data)
         while data and self._screen_is_there:
             try:
                 data = data[os.write(SCREEN, data) :]
