@@ -99,10 +99,6 @@ class EntropyTable:
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Where the samples ``idx`` stand in the table.
 
-        Args:
-            idx: [samples].
-            missing: Whether samples that the table lacks are an error or dropped.
-
         Returns:
             [samples] position in the table, and whether it has the sample at all.
 

@@ -55,8 +55,11 @@ def score(
     samples = corpus.samples
     if not len(samples):
         raise UserError(f"--data: {data} holds no sample that is short enough; see --max_length")
-    device = scoring_device()
-    dtype = scoring_dtype(device)
+    device, dtype = torch.device("cpu"), torch.float32
+    if torch.cuda.is_available():  # bfloat16, as branches are trained
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        dtype = torch.bfloat16
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     store = EntropyStore(
         Path(out), {**corpus.key(), "branch": model_digest(model), "dtype": str(dtype)}, key
     )
@@ -68,23 +71,11 @@ def score(
             samples,
             corpus.pad_token,
             f"scoring {len(samples)} samples",
-            int(os.environ.get("RANK", 0)),
-            int(os.environ.get("WORLD_SIZE", 1)),
+            rank,
+            world_size,
         )
-    elif int(os.environ.get("RANK", 0)) == 0:
+    elif rank == 0:
         print(f"{out}: scored already")
     if store.finish(len(samples), others):
         print(f"{len(samples)} entropies: {out}")
         leave_outcome({"samples": len(samples)})
-
-
-def scoring_device() -> torch.device:
-    """This process's accelerator, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
-
-
-def scoring_dtype(device: torch.device) -> torch.dtype:
-    """What branches are scored in: bfloat16, as they are trained; float32 on a CPU."""
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
