@@ -112,6 +112,7 @@ def test_keys_that_mean_nothing(keys: dict) -> None:
         (answered(loss=False), "message 2: 'loss' is False"),
         (chat(QUESTION, {**ANSWER, "weight": 1}, QUESTION, ANSWER), "message 2: 'weight' is 1"),
         (answered(tool_calls=[CALL]), "message 2: 'tool_calls' is not read"),
+        (answered(content=None, tool_calls=[CALL]), "message 2: 'tool_calls' is not read"),
         (answered(function_call=CALL["function"]), "message 2: 'function_call' is not read"),
         (answered(thinking="a", reasoning="b"), "hold a second thought"),
         (chat(QUESTION, {**ANSWER, "content": "<think>a</think>2", "thought": "b"}), "second"),

@@ -135,6 +135,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: There is none that can be read.
     """
+    if Path(source).is_dir() and not (Path(source) / "tokenizer_config.json").is_file():
+        raise UserError(f"{source}: holds no tokenizer_config.json; copy the tokenizer into it")
     with _reading(source, "tokenizer"):
         return AutoTokenizer.from_pretrained(source)
 

@@ -33,6 +33,7 @@ ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
 SCHEMAS = {"instruction": "output", "prompt": "completion", "messages": "", "conversations": ""}
 """Key of the question, and of the answer if that is another one."""
+MESSAGE = ("role", "content", "from", "value")
 SYSTEMS = ("system", "system_prompt")
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought")
 WEIGHTS = ("weight", "train", "training", "loss")
@@ -143,11 +144,11 @@ def _turns(messages: Any, schema: str) -> tuple[list[dict[str, str]], str]:
     for number, message in enumerate(messages, start=1):
         is_last = number == len(messages)
         try:
-            turn, keys = _turn(message, is_last)
-            if is_last:
-                thought, keys = _thought(message, turn["content"]), {*keys, *THOUGHTS}
             _check_weight(message, WEIGHTS, is_answer=is_last)
-            _refuse_unread(message, {*keys, *WEIGHTS})
+            _refuse_unread(message, {*MESSAGE, *WEIGHTS, *(THOUGHTS if is_last else ())})
+            turn = _turn(message, is_last)
+            if is_last:
+                thought = _thought(message, turn["content"])
         except RowError as fault:
             raise type(fault)(f"message {number}: {fault}") from None
         turns.append(turn)
@@ -156,15 +157,13 @@ def _turns(messages: Any, schema: str) -> tuple[list[dict[str, str]], str]:
     return turns, thought
 
 
-def _turn(message: dict[str, Any], is_last: bool) -> tuple[dict[str, str], set[str]]:
-    """Role and text of a message, and the keys that they stand at."""
+def _turn(message: dict[str, Any], is_last: bool) -> dict[str, str]:
     role_key, text_key = ("from", "value") if "from" in message else ("role", "content")
     role = _text(message, role_key)
     role = SHAREGPT_ROLES.get(role, role)
     if role not in ROLES:
         raise RowError(f"role {role!r} is unknown; use one of {', '.join(ROLES)}")
-    text = (_answer if is_last else _text)(message, text_key)
-    return {"role": role, "content": text}, {role_key, text_key}
+    return {"role": role, "content": (_answer if is_last else _text)(message, text_key)}
 
 
 def _thought(message: dict[str, Any], text: str) -> str:

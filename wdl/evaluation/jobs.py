@@ -116,6 +116,7 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
             completion=entry["completion"],
             complete=entry["finish_reason"] == "stop",
             tolerance=benchmark.tolerance,
+            thinking=job.inputs.get("thinking", False),
         )
         for problem, entry in zip(asked, entries, strict=True)
     )

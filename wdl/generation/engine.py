@@ -97,7 +97,8 @@ class Engine(ABC):
         """Refuse what cannot be answered, without loading weights.
 
         Returns:
-            What the model will read and when it will stop, for the record.
+            What the model will read and when it will stop, for the record; ``thinking`` is True
+            if answers begin within a thought that the prompt has opened.
 
         Raises:
             UserError: The model takes no messages, or has too little context.
@@ -105,7 +106,11 @@ class Engine(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Model and engine, with all that decides about rounding, for the record."""
+        """Model and engine, with all that decides about rounding, for the record.
+
+        Raises:
+            UserError: The model's weights are damaged.
+        """
 
     @abstractmethod
     def generate(

@@ -7,13 +7,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from wdl.branches.loading import check_source, load_config, load_tokenizer, model_digest
-from wdl.data.encoding import encode_prompt, end_of_turn
+from wdl.branches.template import Template, probe
+from wdl.data.encoding import encode_prompt
 from wdl.errors import UserError
 from wdl.generation.engine import Engine, Generation, Request, Sampling
 from wdl.system.digests import value_digest
@@ -33,14 +33,12 @@ class LocalEngine(Engine):
         source: Model folder or hub name.
 
     Raises:
-        UserError: There is no such model, or it lacks tokenizer or weights, or these are damaged.
+        UserError: There is no such model, or it has no tokenizer.
     """
 
     def __init__(self, source: str) -> None:
         super().__init__(source)
-        check_source(source, "--model")
-        if Path(source).is_dir() and not (Path(source) / "tokenizer_config.json").is_file():
-            raise UserError(f"--model: {source} holds no tokenizer_config.json; export it again")
+        check_source(source, "--model", weights=False)
         self.config = load_config(source)
         self.context = 0  # longest prompt and answer together that were asked for, in tokens
 
@@ -50,13 +48,20 @@ class LocalEngine(Engine):
 
     def describe(self) -> dict[str, Any]:
         """Digest of the model, and the engine."""
+        check_source(self.source, "--model")
         return {"model_sha256": model_digest(self.source), "engine": self.software()}
 
+    @cached_property
+    def template(self) -> Template:
+        """What a look at the chat template shows."""
+        return probe(self.tokenizer, self.config.get_text_config().vocab_size)
+
     def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
-        """Digest of the prompts, and the tokens that end an answer."""
+        """Digest of the prompts, whether they open a thought, and what ends an answer."""
         stop = list(self.stop_tokens)  # first, since it refuses a tokenizer without a template
         prompts = [prompt.tokens for prompt in self.prompts(requests, sampling)]
-        return {"prompt_sha256": value_digest(prompts), "stop_tokens": stop}
+        thinking = {"thinking": True} if self.template.opened else {}
+        return {"prompt_sha256": value_digest(prompts), "stop_tokens": stop, **thinking}
 
     def prompts(self, requests: Sequence[Request], sampling: Sampling) -> list[Prompt]:
         """The token ids of ``requests``.
@@ -97,7 +102,7 @@ class LocalEngine(Engine):
         except OSError:  # the folder has none
             configured = self.tokenizer.eos_token_id
         several = configured if isinstance(configured, list) else [configured]
-        return tuple(sorted({end_of_turn(self.tokenizer), *(t for t in several if t is not None)}))
+        return tuple(sorted({self.template.end_token, *(t for t in several if t is not None)}))
 
     def generation(self, request: Request, tokens: list[int], stopped: bool) -> Generation:
         """The answer that consists of ``tokens``, of which the last may have ended it."""
