@@ -50,12 +50,8 @@ def brownboost(history: Entropies, alpha: float, beta: float, gamma: float) -> E
     """Unnormalised weights of the published code's second form, after BrownBoost.
 
     Samples that stay difficult, or stay easy, for more than ``PATIENCE`` rounds are given up.
-
-    Args:
-        history: [rounds, samples], three rounds or more.
-        alpha: Exponent of the difficulty in the last round.
-        beta: Exponent of the trend since the first round.
-        gamma: Exponent of the penalty on samples that stay difficult.
+    Difficulty is that of the last round of the history [rounds, samples], the trend is since the
+    first one, and ``gamma`` belongs to the penalty on samples that stay difficult.
 
     Raises:
         UserError: There are fewer rounds, or the last one tells no samples apart.
@@ -94,16 +90,11 @@ def sampling_weights(
     gamma: float = 0.1,
     idx: NDArray[np.int64] | None = None,
 ) -> tuple[Entropies, dict[str, float]]:
-    """Probability of drawing each sample.
+    """Probability of drawing each sample by one of the forms above.
 
-    Args:
-        scheme: One of the forms above.
-        history: [rounds, samples] mean token entropies, nats; two rounds are enough for all forms
-            but brownboost, and uniform looks at none.
-        alpha: Weight of the first term of the scheme.
-        beta: Weight of the second term.
-        gamma: Weight of the third term.
-        idx: [samples] what messages call the samples; their positions by default.
+    The history [rounds, samples] holds mean token entropies in nats; two rounds are enough for all
+    forms but brownboost, and uniform looks at none. Messages call samples by ``idx`` [samples], by
+    default their positions.
 
     Returns:
         [samples] float64 that sums to 1; and the share of it that each term of a sum gives.

@@ -46,7 +46,7 @@ def prepare(
             checked = engine.check(requests, sampling)
         except UserError as error:
             raise UserError(*(f"{label} on {name}: {fault}" for fault in error.faults)) from None
-        inputs = {"data_sha256": one.digest, "protocol": protocol.as_dict(), **checked}
+        inputs = {"data_sha256": one.digest, "protocol": asdict(protocol), **checked}
         jobs.append(Job(label, one, requests, sampling, inputs))
     return jobs
 

@@ -15,6 +15,7 @@ writes
 """
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def evaluate(
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)
-    summary = {"protocol": chosen.as_dict(), "sources": models, "models": results}
+    summary = {"protocol": asdict(chosen), "sources": models, "models": results}
     write_json(Path(out) / "summary.json", summary | ({"failures": failures} if failures else {}))
     write_csv(summary, Path(out) / "summary.csv")
     write_accuracies(summary, Path(out) / "summary.svg")
@@ -104,10 +105,6 @@ def evaluate(
     leave_outcome({"answers": answers}, {name: one["accuracy"] for name, one in found.items()})
     print(f"all answers: {out}")
     if failures:
-        raise UserError(
-            *(
-                f"{label}: the engine failed ({failure}); finished answers are kept, the same "
-                "command goes on from there"
-                for label, failure in failures.items()
-            )
-        )
+        kept = "finished answers are kept, the same command goes on from there"
+        failed = (f"{label}: the engine failed ({why}); {kept}" for label, why in failures.items())
+        raise UserError(*failed)

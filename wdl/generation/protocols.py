@@ -5,9 +5,8 @@ by accident. A protocol of your own is a YAML file with the fields of :class:`Pr
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from wdl.config.definitions import read_definition
 from wdl.constants import PAPER_SYSTEM_PROMPT
@@ -54,8 +53,8 @@ class Protocol:
             equal: self.samples > 1 and self.temperature == 0,
             "max_new_tokens must be at least 1": shortest < 1,
         }
-        if any(faults.values()):
-            raise UserError(*(f"protocol {self.name}: {f}" for f, wrong in faults.items() if wrong))
+        if found := [text for text, wrong in faults.items() if wrong]:
+            raise UserError(*(f"protocol {self.name}: {text}" for text in found))
 
     def requests(self, problems: Sequence[Problem]) -> list[Request]:
         """What a model is asked, in the order of ``problems``."""
@@ -69,17 +68,13 @@ class Protocol:
         new_tokens = self.max_new_tokens_of.get(benchmark, self.max_new_tokens)
         return Sampling(new_tokens, self.temperature, self.top_p, self.seed)
 
-    def as_dict(self) -> dict[str, Any]:
-        """All fields, as results carry them."""
-        return asdict(self)
 
-
-_paper = Protocol(
+_PAPER = Protocol(
     "paper", max_new_tokens_of={"aime2025": 8192, "amc23": 8192}, system_prompt=PAPER_SYSTEM_PROMPT
 )
 PROTOCOLS = {
-    "paper": _paper,
-    "sampled": replace(_paper, name="sampled", samples=8, temperature=0.6, top_p=0.95),
+    "paper": _PAPER,
+    "sampled": replace(_PAPER, name="sampled", samples=8, temperature=0.6, top_p=0.95),
     "quick": Protocol("quick", max_new_tokens=256),
 }
 

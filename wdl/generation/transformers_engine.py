@@ -4,12 +4,12 @@ Requests are sorted by length, padded on the left and decoded in batches that sh
 end; `generate` of transformers carries the ended ones along until the last has ended.
 """
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.logging import disable_progress_bar
@@ -73,12 +73,17 @@ class TransformersEngine(LocalEngine):
         """The answers to one batch of R prompts, as they end."""
         device, _ = _device()
         requests = [prompt.request for prompt in batch]
-        inputs, mask = _padded(batch, device)  # [R, T], later [R, 1]; [R, positions so far]
+        prompts = [torch.tensor(prompt.tokens, device=device) for prompt in batch]
+        inputs, mask = (  # [R, T], later [R, 1]; [R, positions so far]
+            pad_sequence(rows, batch_first=True, padding_side="left")
+            for rows in (prompts, [torch.ones_like(tokens) for tokens in prompts])
+        )
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         written = inputs[:, :0]  # [R, new tokens]
         ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
         stop = torch.tensor(self.stop_tokens, device=device)
-        draw = _generator(requests[0], sampling.seed, device)
+        # what is drawn depends on the batch that this request begins
+        draw = torch.Generator(device).manual_seed(sampling.seed_of(requests[0]) >> 1)
         cache = DynamicCache(config=self.model.config)
         for left in reversed(range(sampling.max_new_tokens)):
             logits = self.model(
@@ -116,15 +121,6 @@ class TransformersEngine(LocalEngine):
         return self.generation(request, tokens, False)
 
 
-def _padded(batch: Sequence[Prompt], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and mask [R, T] of a batch, padded on the left."""
-    width = max(len(prompt.tokens) for prompt in batch)
-    padding = [width - len(prompt.tokens) for prompt in batch]
-    tokens = [[0] * pad + prompt.tokens for pad, prompt in zip(padding, batch, strict=True)]
-    mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
-
-
 def plan_batches(prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[Prompt]]:
     """Batches of similar length, the longest first, each within MAX_ROWS and MAX_POSITIONS."""
     queue = sorted(prompts, key=lambda prompt: -len(prompt.tokens))
@@ -153,9 +149,3 @@ def _device() -> tuple[torch.device, torch.dtype]:
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.bfloat16
     return torch.device("cpu"), torch.float32
-
-
-def _generator(first: Request, seed: int, device: torch.device) -> torch.Generator:
-    """Randomness that depends on the seed and on the batch that ``first`` begins."""
-    digest = hashlib.sha256(f"{seed}/{first.id}/{first.sample}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

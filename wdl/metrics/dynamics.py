@@ -67,10 +67,7 @@ class MeanDynamics(Metric):
     denominator, which makes it the gradient that the strong branch receives in all, against that
     of plain SFT: a plain mean would show nothing but the few tokens whose SFT gradient is gone.
 
-    Args:
-        full: As in :func:`curves`.
-        weak: As in :func:`curves`.
-        histograms: Whether to count the values too.
+    Its curves are those of :func:`curves`; with ``histograms`` it counts the values too.
     """
 
     full_state_update = False

@@ -20,10 +20,11 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from wdl.pipeline.log import LineLog
 from wdl.system.processes import die_with_parent
@@ -49,15 +50,8 @@ class Signals:
     @contextlib.contextmanager
     def caught(self) -> Iterator["Signals"]:
         """Catch signals, on the main thread; what is ignored (``nohup``) stays so."""
-        before = {number: signal.getsignal(number) for number in FORWARDED}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
-        try:
+        with _handled(FORWARDED, self._handle):
             yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def to(self, child: subprocess.Popen) -> Iterator[None]:
@@ -115,7 +109,8 @@ def run_logged(
             pass_fds=keep_open,
         )
         os.close(theirs)
-        with signals.to(child), _resized(ours) if on_terminal else contextlib.nullcontext():
+        resizing = (signal.SIGWINCH,) if on_terminal else ()
+        with signals.to(child), _handled(resizing, lambda *_: _copy_size(ours)):
             copy = _Copy(stream)
             _copy_until_end(ours, child, copy)
             code = child.wait()
@@ -155,13 +150,17 @@ def _copy_size(terminal: int) -> None:
 
 
 @contextlib.contextmanager
-def _resized(terminal: int) -> Iterator[None]:
-    """Give ``terminal`` each new size of the screen."""
-    before = signal.signal(signal.SIGWINCH, lambda number, frame: _copy_size(terminal))
+def _handled(numbers: Sequence[int], handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Where signals are handled in another way, but for those that are ignored."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGWINCH, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _copy_until_end(source: int, child: subprocess.Popen, copy: "_Copy") -> None:

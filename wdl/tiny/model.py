@@ -92,15 +92,6 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
     )
 
 
-def tiny_generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
-    """Greedy generation that stops at the end of a turn and at the end of a text."""
-    return GenerationConfig(
-        do_sample=False,
-        eos_token_id=tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT]),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
 def write_tiny_architecture(folder: Path) -> None:
     """Write the model folder of the embedded default, without weights.
 
@@ -109,7 +100,11 @@ def write_tiny_architecture(folder: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
     tiny_config(tokenizer).save_pretrained(folder)
-    tiny_generation_config(tokenizer).save_pretrained(folder)
+    GenerationConfig(
+        do_sample=False,
+        eos_token_id=tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT]),
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder)
 
 
 def write_tiny(folder: str, seed: int = 42) -> None:
