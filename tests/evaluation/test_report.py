@@ -58,3 +58,11 @@ def test_several_answers_per_problem() -> None:
         "pass@4",
         "pass@5",
     ]
+
+
+def test_interval_counts_problems_and_not_answers() -> None:
+    """Two problems with equal answers throughout are as good as two answers."""
+    rows = [answer("a", "correct", "5")] * 50 + [answer("b", "wrong", "6")] * 50
+    # of one among two: 1 - (1 - p)^2 = 0.025
+    low = 1 - 0.975**0.5
+    assert summarise(rows)["interval"] == pytest.approx((low, 1 - low), abs=1e-7)

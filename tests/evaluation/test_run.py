@@ -111,7 +111,7 @@ def test_results_under_another_protocol_are_not_mixed(
 KILLER = """
 import os, random, signal, sys, time
 import wdl.generation.engines, wdl.evaluation.jobs, wdl.evaluation.views, rich.table
-import wdl.metrics.pass_at_k
+import wdl.metrics.per_problem
 from wdl.cli import main
 
 def start(out):

@@ -11,7 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from wdl.evaluation.views import COLOUR, write_csv, write_plot, write_tensorboard
+from wdl.evaluation.figures import COLOUR, write_accuracies
+from wdl.evaluation.views import write_csv, write_tensorboard
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_csv(summary: dict[str, Any], tmp_path: Path) -> None:
 def test_plot_shows_the_interval_around_the_accuracy(
     summary: dict[str, Any], tmp_path: Path
 ) -> None:
-    write_plot(summary, tmp_path / "s.svg")
+    write_accuracies(summary, tmp_path / "s.svg")
     picture = (tmp_path / "s.svg").read_text()
     tree = ElementTree.fromstring(picture)
     name = "{http://www.w3.org/2000/svg}"
@@ -66,7 +67,7 @@ def test_plot_shows_the_interval_around_the_accuracy(
     )
     assert mark - line[0] == pytest.approx(line[1] - mark)
     assert line[0] < mark
-    write_plot(summary, tmp_path / "again.svg")
+    write_accuracies(summary, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_text() == picture
 
 

@@ -1,5 +1,6 @@
 """Named protocols, protocols of one's own, and those that make no sense."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_a_protocol_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_saved_protocol_is_the_same_again() -> None:
-    assert Protocol(**PROTOCOLS["sampled"].as_dict()) == PROTOCOLS["sampled"]
+    assert Protocol(**asdict(PROTOCOLS["sampled"])) == PROTOCOLS["sampled"]
 
 
 def test_each_sample_is_a_request() -> None:

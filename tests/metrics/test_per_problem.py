@@ -1,68 +1,57 @@
-"""Metrics of graded answers on answers that can be counted by hand."""
+"""pass@k against brute force, its closed form and its expectation; votes counted by hand."""
+
+from itertools import combinations
+from math import comb
 
 import pytest
-import torch
 
-from wdl.metrics.per_problem import AnswerLength, CutOffRate, MajorityVote, MeanAtN
-
-CORRECT = torch.tensor([[True, True, False], [False, False, False]])
+from wdl.metrics.per_problem import majority, pass_at_k
 
 
-def test_mean_at_n() -> None:
-    metric = MeanAtN()
-    metric.update(CORRECT)
-    metric.update(torch.tensor([[True, True, True]]))
-    assert metric.compute().item() == pytest.approx((2 / 3 + 0 + 1) / 3)
+@pytest.mark.parametrize("samples", [1, 2, 5, 8])
+def test_equals_brute_force(samples: int) -> None:
+    for correct in range(samples + 1):
+        answers = [True] * correct + [False] * (samples - correct)
+        for k in range(1, samples + 1):
+            draws = list(combinations(answers, k))
+            expected = sum(any(draw) for draw in draws) / len(draws)
+            assert pass_at_k(correct, samples, k) == pytest.approx(expected)
 
 
-def test_mean_at_n_is_not_pass_at_n() -> None:
-    metric = MeanAtN()
-    metric.update(torch.tensor([[True, False]]))
-    assert metric.compute().item() == 0.5
+def test_equals_the_product_form() -> None:
+    """1 - prod_{i=n-c+1}^{n} (1 - k/i), as Chen et al. compute it."""
+    for correct, samples, k in [(3, 10, 4), (1, 200, 100), (50, 64, 2)]:
+        product = 1.0
+        for i in range(samples - correct + 1, samples + 1):
+            product *= 1 - k / i
+        assert pass_at_k(correct, samples, k) == pytest.approx(1 - product)
+
+
+@pytest.mark.parametrize("samples", [4, 16, 64])
+def test_expectation_does_not_depend_on_the_number_of_samples(samples: int) -> None:
+    chance, k = 0.3, 3
+    expectation = sum(
+        comb(samples, c) * chance**c * (1 - chance) ** (samples - c) * pass_at_k(c, samples, k)
+        for c in range(samples + 1)
+    )
+    assert expectation == pytest.approx(1 - (1 - chance) ** k)
+
+
+@pytest.mark.parametrize(("correct", "samples", "k"), [(1, 2, 3), (3, 2, 1), (0, 2, 0), (-1, 2, 1)])
+def test_refuses_impossible_counts(correct: int, samples: int, k: int) -> None:
+    with pytest.raises(ValueError, match="pass@"):
+        pass_at_k(correct, samples, k)
 
 
 @pytest.mark.parametrize(
-    ("correct", "votes", "value"),
+    ("correct", "answers", "value"),
     [
         ([True, True, False], [0, 0, 1], 1.0),
         ([True, False, False], [0, 1, 1], 0.0),
         ([True, False, False], [0, 1, 2], 1 / 3),  # a tie of three
-        ([True, False, False], [0, -1, -1], 1.0),  # no answer is no vote
-        ([False, False, False], [-1, -1, -1], 0.0),
+        ([True, False, False], [0, None, None], 1.0),  # no answer is no vote
+        ([False, False, False], [None, None, None], 0.0),
     ],
 )
-def test_majority_vote(correct: list[bool], votes: list[int], value: float) -> None:
-    metric = MajorityVote()
-    metric.update(torch.tensor([correct]), torch.tensor([votes]))
-    assert metric.compute().item() == pytest.approx(value)
-
-
-def test_cut_off_rate_and_length() -> None:
-    rate, length = CutOffRate(), AnswerLength()
-    rate.update(torch.tensor([[True, False], [False, False]]))
-    length.update(torch.tensor([[10, 20], [30, 40]]))
-    assert rate.compute().item() == 0.25
-    assert length.compute().item() == 25.0
-
-
-def test_interval_counts_problems_and_not_answers() -> None:
-    """Two problems with equal answers throughout are as good as two answers."""
-    metric = MeanAtN()
-    metric.update(torch.tensor([[True] * 50, [False] * 50]))
-    # of one among two: 1 - (1 - p)^2 = 0.025
-    low = 1 - 0.975**0.5
-    assert metric.interval() == pytest.approx((low, 1 - low), abs=1e-7)
-
-
-def test_interval_of_what_is_the_same_for_all_problems_is_no_point() -> None:
-    for metric in (MeanAtN(), CutOffRate()):
-        metric.update(torch.zeros(20, 4, dtype=torch.bool))
-        assert metric.interval() == pytest.approx((0, 1 - 0.025 ** (1 / 20)), abs=1e-7)
-
-
-def test_reset_forgets() -> None:
-    metric = MeanAtN()
-    metric.update(CORRECT)
-    metric.reset()
-    metric.update(torch.tensor([[True]]))
-    assert metric.compute().item() == 1.0
+def test_majority(correct: list[bool], answers: list[int | None], value: float) -> None:
+    assert majority(correct, answers) == pytest.approx(value)

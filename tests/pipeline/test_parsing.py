@@ -6,8 +6,7 @@ import pytest
 from conftest import CONFIGS
 
 from wdl.errors import UserError
-from wdl.pipeline.inputs import Fingerprints
-from wdl.pipeline.parsing import parse
+from wdl.pipeline.inputs import Fingerprints, parse
 from wdl.pipeline.stages import Step
 
 

@@ -108,26 +108,3 @@ def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.jsonl: is there already"):
         write_arithmetic(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["train.jsonl"]
-
-
-def test_heldout_does_not_depend_on_the_other_sizes(folder: Path, tmp_path: Path) -> None:
-    write_arithmetic(tmp_path, train=10, base=1)
-    name = "heldout.jsonl"
-    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    assert read(tmp_path / "train.jsonl") == read(folder / "train.jsonl")[:10]
-
-
-@pytest.mark.parametrize(
-    ("sizes", "faults"),
-    [
-        ({"train": 0, "base": -1}, ["train: 0 is not", "base: -1 is not"]),
-        ({"train": 49_000, "base": 600}, ["50100 problems in all"]),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(
-    sizes: dict[str, int], faults: list[str], tmp_path: Path
-) -> None:
-    with pytest.raises(UserError) as refusal:
-        write_arithmetic(tmp_path / "data", **sizes)
-    assert all(fault in line for fault, line in zip(faults, refusal.value.faults, strict=True))
-    assert not (tmp_path / "data").exists()

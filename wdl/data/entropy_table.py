@@ -9,6 +9,7 @@ on; so the last two are the weak and the strong branch.
 import json
 from array import array
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ ROUND = "entropy_"
 IDS_SHOWN = 5
 
 
+@dataclass(eq=False)
 class EntropyTable:
     """Entropies of samples by field, as one interchange file holds them.
 
@@ -34,12 +36,9 @@ class EntropyTable:
         fields: Name and values [samples], float64, of each field.
     """
 
-    def __init__(
-        self, file: Path, idx: NDArray[np.int64], fields: dict[str, NDArray[np.float64]]
-    ) -> None:
-        self.file = file
-        self.idx = idx
-        self.fields = fields
+    file: Path
+    idx: NDArray[np.int64]
+    fields: dict[str, NDArray[np.float64]]
 
     @classmethod
     def read(cls, file: Path) -> "EntropyTable":
@@ -98,10 +97,6 @@ class EntropyTable:
         self, idx: NDArray[np.int64], missing: Missing
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Where the samples ``idx`` stand in the table.
-
-        Args:
-            idx: [samples].
-            missing: Whether samples that the table lacks are an error or dropped.
 
         Returns:
             [samples] position in the table, and whether it has the sample at all.

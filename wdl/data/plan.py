@@ -133,12 +133,7 @@ class Plan:
 
 
 def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Micro-batches that each process accumulates for an optimizer step.
-
-    Args:
-        batch_size: Samples of a step over all processes, a multiple of ``micro_batch_size``.
-        micro_batch_size: Samples of one forward pass of one process.
-        world_size: Number of processes.
+    """Micro-batches that each process accumulates for an optimizer step over all of them.
 
     Raises:
         UserError: The micro-batches of a step cannot be shared out evenly.

@@ -57,9 +57,10 @@ def score(
     if not len(samples):
         raise UserError(f"--data: {data} holds no sample that is short enough; see --max_length")
     device, dtype = torch.device("cpu"), torch.float32
-    if torch.cuda.is_available():  # as branches are trained
+    if torch.cuda.is_available():  # bfloat16, as branches are trained
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         dtype = torch.bfloat16
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     store = EntropyStore(
         Path(out), {**corpus.key(), "branch": model_digest(model), "dtype": str(dtype)}, key
     )
@@ -71,10 +72,10 @@ def score(
             samples,
             corpus.pad_token,
             f"scoring {len(samples)} samples",
-            int(os.environ.get("RANK", 0)),
-            int(os.environ.get("WORLD_SIZE", 1)),
+            rank,
+            world_size,
         )
-    elif int(os.environ.get("RANK", 0)) == 0:
+    elif rank == 0:
         print(f"{out}: scored already")
     if store.finish(len(samples), others):
         print(f"{len(samples)} entropies: {out}")

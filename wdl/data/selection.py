@@ -61,13 +61,7 @@ class Selection:
     def draw_epoch(
         self, probabilities: NDArray[np.float64], lengths: NDArray[np.int64], seed: int
     ) -> NDArray[np.int64]:
-        """Positions of the drawn samples.
-
-        Args:
-            probabilities: [samples] float64, sum to 1.
-            lengths: [samples] tokens of each.
-            seed: Seed of the draw.
-        """
+        """Positions [draws] of samples drawn by ``probabilities``; ``lengths`` are in tokens."""
         count = max(1, round(self.multiplier * len(probabilities)))
         if self.tokens is None:
             return draw_samples(probabilities, count, self.draw, seed)
@@ -100,14 +94,7 @@ class Summary:
         lengths: NDArray[np.int64],
         steps: int,
     ) -> "Summary":
-        """Summary of a draw.
-
-        Args:
-            probabilities: [samples] what was drawn from.
-            drawn: [draws] positions.
-            lengths: [samples] tokens of each sample.
-            steps: Optimizer steps of an epoch.
-        """
+        """Of the positions ``drawn``, from samples of so many tokens in so many optimizer steps."""
         unique = len(np.unique(drawn))
         return cls(
             samples=len(probabilities),

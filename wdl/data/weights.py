@@ -11,7 +11,6 @@ weak branch. With Δ = H_strong − H_weak and [u]₊ = max(u, 0):
     uniform      1
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -38,37 +37,21 @@ def _share(term: Entropies) -> Entropies:
     return term / total if total > 0 else term
 
 
-def _v1(weak: Entropies, strong: Entropies) -> Terms:
-    delta = strong - weak
-    return {"weak": weak, "decrease": np.maximum(-delta, 0), "increase": np.maximum(delta, 0)}
-
-
-def _normalised(weak: Entropies, strong: Entropies) -> Terms:
-    return {name: _share(term) for name, term in _v1(weak, strong).items()}
-
-
-def _v2(weak: Entropies, strong: Entropies) -> Terms:
-    delta = strong - weak
-    return {"decrease": np.maximum(-delta, 0), "strong": strong, "increase": np.maximum(delta, 0)}
-
-
-_SUMS: dict[str, Callable[[Entropies, Entropies], Terms]] = {
-    "normalised": _normalised,
-    "v1": _v1,
-    "v2": _v2,
-}
+def _terms(scheme: Scheme, weak: Entropies, strong: Entropies) -> Terms:
+    """What a sum weighs by α, β and γ, in this order."""
+    decrease, increase = np.maximum(weak - strong, 0), np.maximum(strong - weak, 0)
+    if scheme == "v2":
+        return {"decrease": decrease, "strong": strong, "increase": increase}
+    terms = {"weak": weak, "decrease": decrease, "increase": increase}
+    return terms if scheme == "v1" else {name: _share(term) for name, term in terms.items()}
 
 
 def brownboost(history: Entropies, alpha: float, beta: float, gamma: float) -> Entropies:
     """Unnormalised weights of the published code's second form, after BrownBoost.
 
     Samples that stay difficult, or stay easy, for more than ``PATIENCE`` rounds are given up.
-
-    Args:
-        history: [rounds, samples], three rounds or more.
-        alpha: Exponent of the difficulty in the last round.
-        beta: Exponent of the trend since the first round.
-        gamma: Exponent of the penalty on samples that stay difficult.
+    Difficulty is that of the last round of the history [rounds, samples], the trend is since the
+    first one, and ``gamma`` belongs to the penalty on samples that stay difficult.
 
     Raises:
         UserError: There are fewer rounds, or the last one tells no samples apart.
@@ -90,12 +73,8 @@ def brownboost(history: Entropies, alpha: float, beta: float, gamma: float) -> E
     decrease = first - last
     spread = decrease.std()
     trend = np.clip(1 + 0.5 * decrease / spread, *TREND_RANGE) if spread > 0 else np.ones_like(last)
-    return (
-        difficulty**alpha
-        * trend**beta
-        * _penalty(history > hard) ** gamma
-        * _penalty(history < easy)
-    )
+    penalties = _penalty(history > hard) ** gamma * _penalty(history < easy)
+    return difficulty**alpha * trend**beta * penalties
 
 
 def _penalty(holds: NDArray[np.bool_]) -> Entropies:
@@ -111,16 +90,11 @@ def sampling_weights(
     gamma: float = 0.1,
     idx: NDArray[np.int64] | None = None,
 ) -> tuple[Entropies, dict[str, float]]:
-    """Probability of drawing each sample.
+    """Probability of drawing each sample by one of the forms above.
 
-    Args:
-        scheme: One of the forms above.
-        history: [rounds, samples] mean token entropies, nats; two rounds are enough for all forms
-            but brownboost, and uniform looks at none.
-        alpha: Weight of the first term of the scheme.
-        beta: Weight of the second term.
-        gamma: Weight of the third term.
-        idx: [samples] what messages call the samples; their positions by default.
+    The history [rounds, samples] holds mean token entropies in nats; two rounds are enough for all
+    forms but brownboost, and uniform looks at none. Messages call samples by ``idx`` [samples], by
+    default their positions.
 
     Returns:
         [samples] float64 that sums to 1; and the share of it that each term of a sum gives.
@@ -141,11 +115,9 @@ def sampling_weights(
                 f"data.selection.weights: {scheme} compares two rounds, but there are entropies "
                 "of one; give both entropy_0 and entropy_1, or use uniform"
             )
-        sums = _SUMS[scheme](history[-2], history[-1]).items()
-        terms = {
-            name: factor * term
-            for factor, (name, term) in zip((alpha, beta, gamma), sums, strict=True)
-        }
+        terms = _terms(scheme, history[-2], history[-1])
+        for name, factor in zip(terms, (alpha, beta, gamma), strict=True):
+            terms[name] = factor * terms[name]
     weights = sum(terms.values(), np.zeros(samples))
     total = weights.sum()
     if total <= 0:

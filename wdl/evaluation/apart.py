@@ -32,12 +32,8 @@ def evaluate_apart(
 ) -> dict[str, Any]:
     """Run ``wdl evaluate`` and wait for it. It ends with this process, however that ends.
 
-    Args:
-        models: Label and folder of each model.
-        out: Folder for the results.
-        options: The other options of the command, such as ``--benchmarks gsm8k``.
-        limit: Seconds after which it is ended, with everything that it has started.
-        cancelled: Asked now and then whether to end it early.
+    After ``limit`` seconds, or when it is found ``cancelled``, it is ended with everything that it
+    has started.
 
     Returns:
         The contents of ``out/summary.json``. Models whose engine failed stand under ``failures``.

@@ -15,11 +15,7 @@ from wdl.evaluation.graded import MAKE_AGAIN, Graded, read_graded
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
 
-MUST_AGREE = {
-    "data_sha256": "problems",
-    "protocol": "protocol",
-    "grader": "grader",
-}
+MUST_AGREE = {"data_sha256": "problems", "protocol": "protocol", "grader": "grader"}
 OUTCOME = ("difference", "p_value")
 MAY_DIFFER = {"prompt_sha256": "prompts (another tokenizer or template)", "engine": "engine"}
 SIGNIFICANT = 0.05
@@ -47,9 +43,9 @@ def compare(models: list[str], out: str | None = None) -> None:
     if out is not None:
         result = compared[0] if len(compared) == 1 else {"a": a, "comparisons": compared}
         write_json(Path(out), result)
-        from wdl.evaluation.compare_figure import write_figure
+        from wdl.evaluation.figures import write_comparison
 
-        write_figure(compared, Path(out).with_suffix(".svg"))
+        write_comparison(compared, Path(out).with_suffix(".svg"))
     for comparison in compared:
         _print(comparison)
     leave_outcome(
@@ -125,12 +121,7 @@ def _notes(
 
 
 def _test(pairs: dict[str, tuple[Graded, Graded]], macro: bool = False) -> dict[str, Any]:
-    """Difference, interval and p-value over all problems of some benchmarks.
-
-    Args:
-        pairs: The answers of both models by benchmark.
-        macro: Whether each benchmark weighs the same, and not each problem.
-    """
+    """Both models on all problems of some benchmarks; ``macro`` weighs each benchmark equally."""
     import torch
 
     from wdl.metrics.paired import paired_test

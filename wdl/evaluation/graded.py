@@ -46,11 +46,10 @@ def read_graded(folder: Path) -> dict[str, Graded]:
             faults.append(f"{answers}: the answers of {file.name} are not there; {MAKE_AGAIN}")
             continue
         right = _read_answers(answers, faults)
-        missing = [problem for problem, rows in right.items() if len(rows) != samples]
         faults += [
-            f"{answers}: problem {problem!r} has {len(right[problem])} answers, not {samples}; "
-            f"{MAKE_AGAIN}"
-            for problem in missing
+            f"{answers}: problem {problem!r} has {len(rows)} answers, not {samples}; {MAKE_AGAIN}"
+            for problem, rows in right.items()
+            if len(rows) != samples
         ]
         expected = record["results"].get("problems", len(right))
         if len(right) != expected:

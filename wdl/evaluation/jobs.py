@@ -35,12 +35,6 @@ def prepare(
 ) -> list[Job]:
     """What a model has to answer; needs no weights.
 
-    Args:
-        label: What results are filed under.
-        engine: The model.
-        sets: The problems.
-        protocol: How answers are generated.
-
     Raises:
         UserError: The engine cannot answer them.
     """
@@ -52,7 +46,7 @@ def prepare(
             checked = engine.check(requests, sampling)
         except UserError as error:
             raise UserError(*(f"{label} on {name}: {fault}" for fault in error.faults)) from None
-        inputs = {"data_sha256": one.digest, "protocol": protocol.as_dict(), **checked}
+        inputs = {"data_sha256": one.digest, "protocol": asdict(protocol), **checked}
         jobs.append(Job(label, one, requests, sampling, inputs))
     return jobs
 
@@ -62,12 +56,8 @@ def run_jobs(
 ) -> dict[str, Any]:
     """The results of one model by benchmark; what an earlier run has done is not done again.
 
-    Args:
-        jobs: All jobs of one model.
-        engine: The model; closed at the end.
-        described: What the engine says of itself.
-        out: Folder of the evaluation.
-        grader: Grades the answers to benchmarks that have no grader of their own.
+    The engine, which has ``described`` itself, is closed at the end. A benchmark's own grader goes
+    before ``grader``.
 
     Raises:
         UserError: ``out`` holds results or answers that were made in another way.
@@ -83,8 +73,9 @@ def _run_job(job: Job, engine: Engine, out: Path, grader: BaseGrader) -> dict[st
     journal_file = record.with_suffix(".journal.jsonl")
     grader = job.problems.benchmark.grader or grader
     inputs = job.inputs | {"grader": grader.describe()}
-    result = _finished(record, inputs)
-    if result is not None:
+    if record.is_file():
+        result = json.loads(record.read_text())
+        refuse_other(record, result["inputs"], inputs)
         print(f"{job.label} on {job.problems.benchmark.name}: graded already, in {record}")
     else:
         with Journal(journal_file, job.inputs) as journal:
@@ -96,15 +87,6 @@ def _run_job(job: Job, engine: Engine, out: Path, grader: BaseGrader) -> dict[st
         write_json(record, result)
     journal_file.unlink(missing_ok=True)
     return result
-
-
-def _finished(record: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of an earlier run with the same inputs, if there is one."""
-    if not record.is_file():
-        return None
-    earlier = json.loads(record.read_text())
-    refuse_other(record, earlier["inputs"], inputs)
-    return earlier
 
 
 def _generate(job: Job, journal: Journal, engine: Engine) -> list[dict[str, Any]]:

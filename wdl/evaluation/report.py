@@ -1,7 +1,10 @@
 """What the graded answers to one benchmark amount to, as a record; and records as a table."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from statistics import fmean
 from typing import Any
 
 from wdl.grading.grader import STATUSES
@@ -11,10 +14,7 @@ Answer = dict[str, Any]
 
 
 def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Metrics and counts of the answers to one benchmark.
-
-    Args:
-        answers: As they are filed, n to each problem, in the order of the problems.
+    """Metrics and counts of the filed answers to one benchmark, n to each problem in turn.
 
     Returns:
         ``accuracy`` is the share of right answers (mean@n), with ``interval`` at 95 %: Wilson's
@@ -23,38 +23,30 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
         many answers have each status, the share that the limit of tokens ended, and their mean
         length.
     """
-    from torch import tensor  # so that the command's --help does without
+    from wdl.metrics.intervals import wilson  # torch, which the command's --help does without
+    from wdl.metrics.per_problem import majority, pass_at_k
 
-    from wdl.metrics.intervals import wilson
-    from wdl.metrics.pass_at_k import PassAtK
-    from wdl.metrics.per_problem import AnswerLength, CutOffRate, MajorityVote, MeanAtN
-
-    problems = _by_problem(answers)
+    problems = [list(rows) for _, rows in groupby(answers, itemgetter("id"))]
     samples = len(problems[0])
-    correct = tensor([[a["status"] == "correct" for a in row] for row in problems])
+    correct = [[answer["status"] == "correct" for answer in rows] for rows in problems]
     counts = Counter(answer["status"] for answer in answers)
-    mean, cut_off, length = MeanAtN(), CutOffRate(), AnswerLength()
-    mean.update(correct)
-    cut_off.update(tensor([[a["finish_reason"] == "length" for a in row] for row in problems]))
-    length.update(tensor([[a["new_tokens"] for a in row] for row in problems]))
+    mean = _mean([fmean(row) for row in correct])
     summary: dict[str, Any] = {
-        "accuracy": mean.compute().item(),
-        "interval": wilson(counts["correct"], len(answers)) if samples == 1 else mean.interval(),
+        "accuracy": mean["value"],
+        "interval": wilson(counts["correct"], len(answers)) if samples == 1 else mean["interval"],
         "problems": len(problems),
         "samples": samples,
         "answers": len(answers),
         **{status: counts[status] for status in STATUSES},
-        "cut_off_rate": cut_off.compute().item(),
-        "new_tokens": length.compute().item(),
+        "cut_off_rate": fmean(answer["finish_reason"] == "length" for answer in answers),
+        "new_tokens": fmean(answer["new_tokens"] for answer in answers),
     }
     if samples > 1:
-        for k in _powers_of_two(samples):
-            passed = PassAtK(k)
-            passed.update(correct)
-            summary[f"pass@{k}"] = {"value": passed.compute().item(), "interval": passed.interval()}
-        vote = MajorityVote()
-        vote.update(correct, tensor([_votes(row) for row in problems]))
-        summary["majority"] = {"value": vote.compute().item(), "interval": vote.interval()}
+        powers_of_two = (1 << shift for shift in range(samples.bit_length()))
+        for k in sorted({*powers_of_two, samples}):
+            summary[f"pass@{k}"] = _mean([pass_at_k(sum(row), samples, k) for row in correct])
+        votes = zip(correct, ([_vote(answer) for answer in rows] for rows in problems), strict=True)
+        summary["majority"] = _mean([majority(*row) for row in votes])
     return summary
 
 
@@ -74,40 +66,28 @@ def print_results(summary: dict[str, Any]) -> None:
         for benchmark, record in benchmarks.items():
             found = record["results"]
             low, high = found["interval"]
-            table.add_row(
-                *(label, benchmark, f"{found['accuracy']:.1%}", f"{100 * low:.1f}–{high:.1%}"),
-                f"{found['correct']}/{found['answers']}",
-                *(str(found["cut_off"]), str(found["could_not_grade"])),
-            )
+            shares = f"{found['accuracy']:.1%}", f"{100 * low:.1f}–{high:.1%}"
+            counts = f"{found['correct']}/{found['answers']}", found["cut_off"]
+            table.add_row(label, benchmark, *shares, *map(str, (*counts, found["could_not_grade"])))
     Console().print(table)
 
 
-def _by_problem(answers: Sequence[Answer]) -> list[list[Answer]]:
-    problems: dict[str, list[Answer]] = {}
-    for answer in answers:
-        problems.setdefault(answer["id"], []).append(answer)
-    return list(problems.values())
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    """Of one value per problem; answers to the same problem depend on each other."""
+    from torch import float64, tensor
+
+    from wdl.metrics.intervals import bounded_mean
+
+    return {"value": fmean(values), "interval": bounded_mean(tensor(values, dtype=float64))}
 
 
-def _powers_of_two(largest: int) -> list[int]:
-    """1, 2, 4, ... and ``largest`` itself."""
-    powers = [1 << shift for shift in range(largest.bit_length()) if 1 << shift < largest]
-    return [*powers, largest]
-
-
-def _votes(answers: Sequence[Answer]) -> list[int]:
-    """Equal numbers for equal answers to one problem, -1 for none.
+def _vote(answer: Answer) -> Hashable:
+    """What an answer counts as, the same for equal answers to one problem; None for none.
 
     All right answers are equal to the reference and so to each other; wrong ones are compared as
     plain numbers or else by their letters.
     """
-    classes: dict[Any, int] = {}
-    votes = []
-    for answer in answers:
-        stated = answer["answer"]
-        if answer["status"] == "correct":
-            stated = ("right",)
-        elif stated:
-            stated = parse_number(stated) or "".join(stated.split()).lower()
-        votes.append(classes.setdefault(stated, len(classes)) if stated else -1)
-    return votes
+    if answer["status"] == "correct":
+        return True
+    stated = answer["answer"] or ""
+    return parse_number(stated) or "".join(stated.split()).lower() or None

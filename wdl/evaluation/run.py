@@ -15,6 +15,7 @@ writes
 """
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def evaluate(
             with the class_path and init_args of an engine of your own.
         vllm: Where vLLM is and what it may use.
     """
+    from wdl.evaluation.figures import write_accuracies
     from wdl.evaluation.jobs import prepare, run_jobs
-    from wdl.evaluation.views import write_csv, write_plot
+    from wdl.evaluation.views import write_csv
     from wdl.generation.engines import find_engine  # imports torch
 
     chosen = find_protocol(protocol)
@@ -89,28 +91,20 @@ def evaluate(
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)
-    summary = {"protocol": chosen.as_dict(), "sources": models, "models": results}
+    summary = {"protocol": asdict(chosen), "sources": models, "models": results}
     write_json(Path(out) / "summary.json", summary | ({"failures": failures} if failures else {}))
     write_csv(summary, Path(out) / "summary.csv")
-    write_plot(summary, Path(out) / "summary.svg")
+    write_accuracies(summary, Path(out) / "summary.svg")
     print_results(summary)
-    _leave_outcome(results)
-    print(f"all answers: {out}")
-    if failures:
-        raise UserError(
-            *(
-                f"{label}: the engine failed ({failure}); finished answers are kept, the same "
-                "command goes on from there"
-                for label, failure in failures.items()
-            )
-        )
-
-
-def _leave_outcome(models: dict[str, Any]) -> None:
     found = {
         f"{benchmark}/{label}": record["results"]
-        for label, benchmarks in models.items()
-        for benchmark, record in benchmarks.items()
+        for label, of_model in results.items()
+        for benchmark, record in of_model.items()
     }
     answers = sum(result["answers"] for result in found.values())
-    leave_outcome({"answers": answers}, {name: r["accuracy"] for name, r in found.items()})
+    leave_outcome({"answers": answers}, {name: one["accuracy"] for name, one in found.items()})
+    print(f"all answers: {out}")
+    if failures:
+        kept = "finished answers are kept, the same command goes on from there"
+        failed = (f"{label}: the engine failed ({why}); {kept}" for label, why in failures.items())
+        raise UserError(*failed)

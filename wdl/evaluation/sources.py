@@ -87,9 +87,7 @@ def parse_models(text: str) -> dict[str, str]:
 def load_data(benchmarks: Sequence[Benchmark], data: str | None) -> list[ProblemSet]:
     """The problems of each benchmark, from the files that ``data`` names or from their own.
 
-    Args:
-        benchmarks: What to load.
-        data: FILE for a single benchmark, NAME=FILE[,NAME=FILE...] for several.
+    It says FILE for a single benchmark, NAME=FILE[,NAME=FILE...] for several.
     """
     files: dict[str, Path] = {}
     for part in _parts(data or ""):

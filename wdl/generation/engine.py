@@ -8,6 +8,7 @@ as a file in the current folder, and a YAML file for ``--engine`` that names it:
       url: http://localhost:8000/v1
 """
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
@@ -77,6 +78,11 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
+
+    def seed_of(self, request: Request) -> int:
+        """64 bits for one answer, which do not depend on the others."""
+        name = f"{self.seed}/{request.id}/{request.sample}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 class Engine(ABC):

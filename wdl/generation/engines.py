@@ -14,10 +14,6 @@ from wdl.generation.vllm_options import VllmOptions
 def find_engine(name: EngineName, vllm: VllmOptions) -> Callable[[str], Engine]:
     """What makes the engine for a model.
 
-    Args:
-        name: One of this project's, or a YAML file with ``class_path`` and ``init_args``.
-        vllm: The options of the engine ``vllm``.
-
     Raises:
         UserError: The file defines no engine.
     """

@@ -5,9 +5,8 @@ by accident. A protocol of your own is a YAML file with the fields of :class:`Pr
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from wdl.config.definitions import read_definition
 from wdl.constants import PAPER_SYSTEM_PROMPT
@@ -45,20 +44,16 @@ class Protocol:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        faults = [
-            (self.samples < 1, f"samples is {self.samples}; ask for at least 1"),
-            (self.temperature < 0, f"temperature is {self.temperature}; it is at least 0"),
-            (not 0 < self.top_p <= 1, f"top_p is {self.top_p}; it lies in (0, 1]"),
-            (
-                self.samples > 1 and self.temperature == 0,
-                f"{self.samples} samples at temperature 0 are all equal; raise the temperature",
-            ),
-            (
-                min(self.max_new_tokens, *self.max_new_tokens_of.values(), 1) < 1,
-                "max_new_tokens must be at least 1",
-            ),
-        ]
-        if found := [text for wrong, text in faults if wrong]:
+        equal = f"{self.samples} samples at temperature 0 are all equal; raise the temperature"
+        shortest = min(self.max_new_tokens, *self.max_new_tokens_of.values(), 1)
+        faults = {
+            f"samples is {self.samples}; ask for at least 1": self.samples < 1,
+            f"temperature is {self.temperature}; it is at least 0": self.temperature < 0,
+            f"top_p is {self.top_p}; it lies in (0, 1]": not 0 < self.top_p <= 1,
+            equal: self.samples > 1 and self.temperature == 0,
+            "max_new_tokens must be at least 1": shortest < 1,
+        }
+        if found := [text for text, wrong in faults.items() if wrong]:
             raise UserError(*(f"protocol {self.name}: {text}" for text in found))
 
     def requests(self, problems: Sequence[Problem]) -> list[Request]:
@@ -73,27 +68,14 @@ class Protocol:
         new_tokens = self.max_new_tokens_of.get(benchmark, self.max_new_tokens)
         return Sampling(new_tokens, self.temperature, self.top_p, self.seed)
 
-    def as_dict(self) -> dict[str, Any]:
-        """All fields, as results carry them."""
-        return asdict(self)
 
-
-_LONG_ANSWERS = {"aime2025": 8192, "amc23": 8192}
-
+_PAPER = Protocol(
+    "paper", max_new_tokens_of={"aime2025": 8192, "amc23": 8192}, system_prompt=PAPER_SYSTEM_PROMPT
+)
 PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("paper", max_new_tokens_of=_LONG_ANSWERS, system_prompt=PAPER_SYSTEM_PROMPT),
-        Protocol(
-            "sampled",
-            max_new_tokens_of=_LONG_ANSWERS,
-            system_prompt=PAPER_SYSTEM_PROMPT,
-            samples=8,
-            temperature=0.6,
-            top_p=0.95,
-        ),
-        Protocol("quick", max_new_tokens=256),
-    )
+    "paper": _PAPER,
+    "sampled": replace(_PAPER, name="sampled", samples=8, temperature=0.6, top_p=0.95),
+    "quick": Protocol("quick", max_new_tokens=256),
 }
 
 

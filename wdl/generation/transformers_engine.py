@@ -4,12 +4,12 @@ Requests are sorted by length, padded on the left and decoded in batches that sh
 end; `generate` of transformers carries the ended ones along until the last has ended.
 """
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.logging import disable_progress_bar
@@ -73,12 +73,17 @@ class TransformersEngine(LocalEngine):
         """The answers to one batch of R prompts, as they end."""
         device, _ = _device()
         requests = [prompt.request for prompt in batch]
-        inputs, mask = _padded(batch, device)  # [R, T], later [R, 1]; [R, positions so far]
+        prompts = [torch.tensor(prompt.tokens, device=device) for prompt in batch]
+        inputs, mask = (  # [R, T], later [R, 1]; [R, positions so far]
+            pad_sequence(rows, batch_first=True, padding_side="left")
+            for rows in (prompts, [torch.ones_like(tokens) for tokens in prompts])
+        )
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         written = inputs[:, :0]  # [R, new tokens]
         ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
         stop = torch.tensor(self.stop_tokens, device=device)
-        draw = _generator(requests[0], sampling.seed, device)
+        # what is drawn depends on the batch that this request begins
+        draw = torch.Generator(device).manual_seed(sampling.seed_of(requests[0]) >> 1)
         cache = DynamicCache(config=self.model.config)
         for left in reversed(range(sampling.max_new_tokens)):
             logits = self.model(
@@ -110,20 +115,10 @@ class TransformersEngine(LocalEngine):
 
     def _cut(self, request: Request, tokens: list[int]) -> Generation:
         """The answer up to the first token that ends it; what follows was written in vain."""
-        stops = (place for place, token in enumerate(tokens) if token in self.stop_tokens)
-        end = next(stops, None)
-        return self.generation(
-            request, tokens if end is None else tokens[: end + 1], end is not None
-        )
-
-
-def _padded(batch: Sequence[Prompt], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and mask [R, T] of a batch, padded on the left."""
-    width = max(len(prompt.tokens) for prompt in batch)
-    padding = [width - len(prompt.tokens) for prompt in batch]
-    tokens = [[0] * pad + prompt.tokens for pad, prompt in zip(padding, batch, strict=True)]
-    mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-    return torch.tensor(tokens, device=device), torch.tensor(mask, device=device)
+        for end, token in enumerate(tokens, start=1):
+            if token in self.stop_tokens:
+                return self.generation(request, tokens[:end], True)
+        return self.generation(request, tokens, False)
 
 
 def plan_batches(prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[Prompt]]:
@@ -137,16 +132,10 @@ def plan_batches(prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[Pr
 
 
 def choose_tokens(logits: Tensor, sampling: Sampling, draw: torch.Generator) -> Tensor:
-    """The next token of each row.
+    """The next tokens [R] int64 by their logits [R, V] float32.
 
-    Args:
-        logits: [R, V] float32.
-        sampling: Temperature 0 takes the likeliest token; otherwise one is drawn from the
-            smallest set of likeliest tokens whose probability reaches ``top_p``.
-        draw: Source of randomness.
-
-    Returns:
-        Tokens [R] int64.
+    Temperature 0 takes the likeliest token; otherwise one is drawn from the smallest set of
+    likeliest tokens whose probability reaches ``top_p``.
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
@@ -160,9 +149,3 @@ def _device() -> tuple[torch.device, torch.dtype]:
     if torch.cuda.is_available():
         return torch.device("cuda"), torch.bfloat16
     return torch.device("cpu"), torch.float32
-
-
-def _generator(first: Request, seed: int, device: torch.device) -> torch.Generator:
-    """Randomness that depends on the seed and on the batch that ``first`` begins."""
-    digest = hashlib.sha256(f"{seed}/{first.id}/{first.sample}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

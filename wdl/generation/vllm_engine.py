@@ -4,7 +4,6 @@ vLLM pins its own torch, and does not give an accelerator's memory back before i
 so it lives in an environment and a process of its own.
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -62,10 +61,6 @@ def describe_vllm(options: VllmOptions) -> dict[str, Any]:
 class VllmEngine(LocalEngine):
     """A model in one or more vLLM processes.
 
-    Args:
-        source: Model folder or hub name.
-        options: Where vLLM is and what it may use.
-
     Raises:
         UserError: The folder holds no model, or the interpreter has no vLLM.
     """
@@ -89,25 +84,18 @@ class VllmEngine(LocalEngine):
             self._start()
         missing = [prompt for prompt in prompts if prompt.request.key not in done]
         copies = len(self._children)
-        shares = {
-            child: missing[copy::copies]
-            for copy, child in enumerate(self._children)
-            if missing[copy::copies]
-        }
+        shares = {child: missing[copy::copies] for copy, child in enumerate(self._children)}
         for child, share in shares.items():
-            child.send(self._work(share, sampling))
+            if share:
+                child.send(self._work(share, sampling))
         left = {child: len(share) for child, share in shares.items()}
         while waiting := [child for child, count in left.items() if count]:
             child, response = receive_any(waiting, self.options.limit)
             if response:
                 left[child] -= 1
-                yield [
-                    self.generation(
-                        shares[child][response["request"]].request,
-                        response["tokens"],
-                        response["finish_reason"] == "stop",
-                    )
-                ]
+                request = shares[child][response["request"]].request
+                stopped = response["finish_reason"] == "stop"
+                yield [self.generation(request, response["tokens"], stopped)]
 
     def close(self) -> None:
         """End the processes, which gives back their memory."""
@@ -138,7 +126,7 @@ class VllmEngine(LocalEngine):
         """A line of input for the worker."""
         return {
             "requests": [
-                {"prompt": prompt.tokens, "seed": _seed(prompt.request, sampling)}
+                {"prompt": prompt.tokens, "seed": sampling.seed_of(prompt.request) >> 32}
                 for prompt in prompts
             ],
             "sampling": {
@@ -149,12 +137,6 @@ class VllmEngine(LocalEngine):
                 "detokenize": False,
             },
         }
-
-
-def _seed(request: Request, sampling: Sampling) -> int:
-    """A seed for each answer, so that it does not depend on the others."""
-    name = f"{sampling.seed}/{request.id}/{request.sample}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 def _devices(options: VllmOptions, copy: int) -> dict[str, str]:

@@ -12,6 +12,7 @@ from wdl.grading.notation import BOLD, WRAPPERS
 _THINK, _END_OF_THINK = "<think>", "</think>"
 # With braces, or as TeX allows around a single character without.
 _BOX = re.compile(r"\\f?boxed(?:\s*(?=\{)|\s*(\w))")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # What may stand between boxes that are one answer: "and", "or", a comma, a name such as "x =".
 _BETWEEN = re.compile(
     r"(?=.*(?:,|\band\b|\bor\b))"
@@ -138,31 +139,18 @@ def _contents(text: str, box: re.Match[str]) -> tuple[str, int] | None:
     """What stands in a box, and where the box ends; None if it is never closed."""
     if box[1]:
         return box[1], box.end()
-    inside = _braced(text, box.end())
-    return None if inside is None else (inside.strip(), box.end() + len(inside) + 2)
+    depth = 0
+    for brace in _BRACE.finditer(text, box.end()):
+        depth += (brace[0] == "{") - (brace[0] == "}")
+        if depth == 0:
+            return text[box.end() + 1 : brace.start()].strip(), brace.end()
+    return None
 
 
 def _name_before(text: str, position: int) -> str:
     """The "x = " that ends at a position, if there is one."""
     name = _NAME.search(text[max(0, position - 10) : position])
     return name[0] if name else ""
-
-
-def _braced(text: str, start: int) -> str | None:
-    """What stands between the brace at ``start`` and its partner, or None without a partner."""
-    depth = 0
-    escaped = False
-    for position in range(start, len(text)):
-        character = text[position]
-        if escaped:
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        elif character in "{}":
-            depth += 1 if character == "{" else -1
-            if depth == 0:
-                return text[start + 1 : position]
-    return None
 
 
 def _stated(text: str) -> str | None:

@@ -11,10 +11,11 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from wdl.grading.answers import find_answer, value_in
 from wdl.grading.notation import WRAPPERS, plain
@@ -23,7 +24,7 @@ from wdl.system.child import Child, ChildFailure
 
 Kind = Literal["number", "expression", "letter"]
 Status = Literal["correct", "wrong", "cut_off", "could_not_grade"]
-STATUSES: tuple[Status, ...] = ("correct", "wrong", "cut_off", "could_not_grade")
+STATUSES: tuple[Status, ...] = get_args(Status)
 # Raised whenever the same answer may be graded differently than before.
 RULES_VERSION = 2
 WORKER = "wdl.grading.math_worker"
@@ -110,11 +111,7 @@ class Grader(BaseGrader):
 
     def describe(self) -> dict[str, Any]:
         """Name and versions, for the record."""
-        return {
-            "name": "math-verify",
-            "version": version("math-verify"),
-            "rules": RULES_VERSION,
-        }
+        return {"name": "math-verify", "version": version("math-verify"), "rules": RULES_VERSION}
 
     def grade(self, tasks: Iterable[Task]) -> list[Grade]:
         """A verdict on each task, in order."""
@@ -123,8 +120,8 @@ class Grader(BaseGrader):
     def close(self) -> None:
         """End the workers."""
         self._threads.shutdown()
-        while (worker := self._idle_worker()) is not None:
-            worker.close()
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def _grade(self, task: Task) -> Grade:
         answer = None
@@ -150,11 +147,10 @@ class Grader(BaseGrader):
         value = plain(value_in(answer))
         if value == reference:
             return True
-        equal = equal_in_base(value, reference)
-        if equal is not None:
-            return equal
+        if (same := equal_in_base(value, reference)) is not None:
+            return same
         equal = equal_numbers(value, reference, task.tolerance)
-        if equal is not None and (equal or task.kind == "number"):
+        if equal or (equal is not None and task.kind == "number"):
             return equal
         return self._verify(value, [reference])[0]
 
@@ -164,20 +160,19 @@ class Grader(BaseGrader):
         letter = _letter(answer) or _letter(value_in(answer))
         if letter:
             return letter == reference
-        choices = parse_choices(task.question)
-        if not choices:
+        if not (choices := parse_choices(task.question)):
             return False
         equal = self._verify(plain(value_in(answer)), [plain(value) for value in choices.values()])
-        fitting = [name for name, fits in zip(choices, equal, strict=True) if fits]
-        return fitting == [reference]
+        return [name for name, fits in zip(choices, equal, strict=True) if fits] == [reference]
 
     def _verify(self, answer: str, references: Sequence[str]) -> list[bool]:
         """Which references the answer equals, says math-verify in a worker.
 
         Raises:
-            ChildFailure: The worker died, took too long or could not read a reference.
+            ChildFailure: The worker did not start, died, took too long or could not read a
+                reference.
         """
-        worker = self._idle_worker() or _start_worker()
+        worker = self._worker()
         try:
             worker.send({"answer": answer, "references": list(references)})
             response = worker.receive(self.limit)
@@ -189,11 +184,17 @@ class Grader(BaseGrader):
             raise ChildFailure(response["error"])
         return response["equal"]
 
-    def _idle_worker(self) -> Child | None:
-        try:
+    def _worker(self) -> Child:
+        """One that is idle, or a new one that has loaded all, which does not count as grading."""
+        with suppress(Empty):
             return self._idle.get_nowait()
-        except Empty:
-            return None
+        worker = Child([sys.executable, "-m", WORKER])
+        try:
+            worker.receive(START_LIMIT)
+        except ChildFailure:
+            worker.close()
+            raise
+        return worker
 
 
 def parse_choices(question: str) -> dict[str, str]:
@@ -218,18 +219,3 @@ def _letter(answer: str) -> str | None:
         return None
     rest = match["text"] if match["more"] is None else f",{match['more']}"
     return None if rest and _SECOND.match(rest) else match[1].upper()
-
-
-def _start_worker() -> Child:
-    """A worker that has loaded what it needs, which does not count as grading.
-
-    Raises:
-        ChildFailure: It did not start.
-    """
-    worker = Child([sys.executable, "-m", WORKER])
-    try:
-        worker.receive(START_LIMIT)
-    except ChildFailure:
-        worker.close()
-        raise
-    return worker

@@ -13,6 +13,7 @@ import logging
 import re
 import resource
 import sys
+from fractions import Fraction
 from typing import Any
 
 from wdl.system.processes import die_with_parent
@@ -118,10 +119,9 @@ def _translate(text: str) -> str:
 def _repeating(match: re.Match[str]) -> str:
     """A repeating decimal such as 0.1(6) as a fraction."""
     start, period = match[1], match[2]
-    places = len(start.partition(".")[2])
-    denominator = 10**places * (10 ** len(period) - 1)
-    numerator = round(float(start or 0) * 10**places) * (10 ** len(period) - 1) + int(period)
-    return f"\\frac{{{numerator}}}{{{denominator}}}"
+    end = Fraction(int(period), 10 ** len(start.partition(".")[2]) * (10 ** len(period) - 1))
+    value = Fraction(start) + end
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def respond(task: dict[str, Any]) -> dict[str, Any]:

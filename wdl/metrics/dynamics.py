@@ -42,12 +42,7 @@ Weighted = tuple[Tensor, Tensor | None]
 
 
 def curves(full: bool, weak: bool) -> dict[str, tuple[str, ...]]:
-    """Quantities, and the curves of each.
-
-    Args:
-        full: Whether the dynamics are of the full level, or of the cheap one.
-        weak: Whether there is a weak branch.
-    """
+    """Quantities, and the curves of each, at the full level and with a weak branch or not."""
     branches = BRANCHES if weak else BRANCHES[1:]
     found = dict.fromkeys(_CHEAP + _FULL if full else _CHEAP, branches)
     return found | (_JOINT if full else {}) | (_AGAINST_WEAK if full and weak else {})
@@ -72,10 +67,7 @@ class MeanDynamics(Metric):
     denominator, which makes it the gradient that the strong branch receives in all, against that
     of plain SFT: a plain mean would show nothing but the few tokens whose SFT gradient is gone.
 
-    Args:
-        full: Whether the dynamics are of the full level, or of the cheap one.
-        weak: Whether there is a weak branch.
-        histograms: Whether to count the values too.
+    Its curves are those of :func:`curves`; with ``histograms`` it counts the values too.
     """
 
     full_state_update = False
@@ -119,13 +111,7 @@ class MeanDynamics(Metric):
 def weighted_values(
     dynamics: LogitDynamics, tokens: Tensor, vocabulary: int
 ) -> dict[str, Weighted]:
-    """Every curve's values, one per token, of ``entropy_change`` one per sample.
-
-    Args:
-        dynamics: Of N completion tokens.
-        tokens: [S] int64, how many of them each sample has.
-        vocabulary: V.
-    """
+    """Every curve's values [N], of ``entropy_change`` [S]; see :meth:`MeanDynamics.update`."""
     values: dict[str, Weighted] = {}
     for branch in BRANCHES:
         statistics = getattr(dynamics, branch)

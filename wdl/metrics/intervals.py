@@ -34,7 +34,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def bounded_mean(values: Tensor, low: float = 0.0, high: float = 1.0) -> tuple[float, float]:
-    """Gaffke's interval at 95 % for the mean of what can only lie between two bounds.
+    """Gaffke's interval at 95 % for the mean of values [n] that lie between two bounds.
 
     Gaffke 2005, "Three test statistics for a nonparametric one-sided hypothesis on the mean of a
     nonnegative variable", Math. Methods Stat. 14, 451-467; as an interval Learned-Miller and Thomas
@@ -42,11 +42,6 @@ def bounded_mean(values: Tensor, low: float = 0.0, high: float = 1.0) -> tuple[f
     9, 130-134) that holds one value more, the lower bound for the lower limit and the upper bound
     for the upper one: what has not been seen yet. For values at the bounds alone it is the
     interval of Clopper and Pearson; it is never a point, however equal the values are.
-
-    Args:
-        values: [n] one value per problem.
-        low: The smallest possible value.
-        high: The largest possible value.
     """
     return _limit(values, low, TAIL), _limit(values, high, 1 - TAIL)
 

@@ -1,76 +1,32 @@
-"""The metrics of graded answers: one value per problem, their mean, and an interval for it."""
+"""What several answers to one problem amount to."""
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
-
-from wdl.metrics.intervals import bounded_mean
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 
-class PerProblem(Metric):
-    """Mean over problems; subclasses say in ``update`` what the value of a problem is."""
+def pass_at_k(correct: int, samples: int, k: int) -> float:
+    """Probability that k answers drawn from ``samples`` without replacement hold a right one.
 
-    values: list[Tensor]
+    1 - C(n-c, k) / C(n, k), the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, Eq. 1):
+    its expectation does not depend on n, while that of 1 - (1 - c/n)^k does.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("values", [], dist_reduce_fx="cat")
-
-    def compute(self) -> Tensor:
-        """The mean over all problems so far."""
-        return dim_zero_cat(self.values).mean()
-
-
-class Share(PerProblem):
-    """Mean over problems of values between 0 and 1."""
-
-    def interval(self) -> tuple[float, float]:
-        """Interval at 95 % for the mean, over problems (:func:`bounded_mean`).
-
-        Answers to the same problem depend on each other, so a problem counts as one value.
-        """
-        return bounded_mean(dim_zero_cat(self.values))
+    Raises:
+        ValueError: Not 0 <= c <= n and 1 <= k <= n.
+    """
+    if not (0 <= correct <= samples and 1 <= k <= samples):
+        raise ValueError(f"pass@{k} of {correct} right answers among {samples}")
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
-class _MeanOfAnswers(PerProblem):
-    def update(self, answers: Tensor) -> None:
-        """Add problems, ``answers`` [P, n] what is averaged for each."""
-        self.values.append(answers.double().mean(1))
+def majority(correct: Sequence[bool], answers: Sequence[Hashable]) -> float:
+    """Whether the answer that most samples give is right, maj@n; a tie counts in parts.
 
-
-class MeanAtN(_MeanOfAnswers, Share):
-    """Share of right answers, mean@n; with one answer per problem the accuracy."""
-
-
-class CutOffRate(_MeanOfAnswers, Share):
-    """Share of answers that the limit of tokens ended."""
-
-
-class AnswerLength(_MeanOfAnswers):
-    """Mean number of new tokens of an answer."""
-
-
-class MajorityVote(Share):
-    """Whether the answer that most samples give is right; a tie counts in parts, maj@n."""
-
-    def update(self, correct: Tensor, votes: Tensor) -> None:
-        """Add problems.
-
-        Args:
-            correct: [P, n] bool.
-            votes: [P, n] int64; equal numbers are equal answers, and -1 is no answer.
-        """
-        values = [_majority(*problem) for problem in zip(correct, votes, strict=True)]
-        self.values.append(torch.tensor(values, dtype=torch.float64, device=correct.device))
-
-
-def _majority(correct: Tensor, votes: Tensor) -> float:
-    """Share of right ones among the answers with the most votes."""
-    given = votes >= 0
-    if not given.any():
-        return 0.0
-    answers, counts = votes[given].unique(return_counts=True)
-    winners = answers[counts == counts.max()]
-    right = [bool(correct[votes == winner].any()) for winner in winners]
-    return sum(right) / len(right)
+    Args:
+        correct: Whether each answer is right.
+        answers: What each states; None is no answer, and no vote.
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    right = {answer for answer, is_right in zip(answers, correct, strict=True) if is_right}
+    winners = [answer for answer, count in votes.items() if count == max(votes.values())]
+    return sum(answer in right for answer in winners) / len(winners) if winners else 0.0

@@ -54,9 +54,9 @@ def show_status(here: InputPath, stages: Stages, root: str = "runs/pipeline") ->
 
     folder = Path(os.path.abspath(root))
     steps = expand(stages, Path(here), folder)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("stage", "state", "duration", "attempts"):
-        table.add_column(column, justify="left" if column in ("stage", "state") else "right")
+    table = Table("stage", "state", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("duration", justify="right")
+    table.add_column("attempts", justify="right")
     table.add_column("log", overflow="fold")
     for row in status(steps, folder, _inputs(steps, Path(here), folder).digest):
         table.add_row(*row)

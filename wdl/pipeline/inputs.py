@@ -8,16 +8,19 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import wdl
 from wdl.config.packaged import find_config
 from wdl.errors import UserError
-from wdl.pipeline.parsing import parse
 from wdl.pipeline.stages import Step
+from wdl.system.digests import value_digest
 from wdl.system.files import write_json
 
 # A file that changed this short a time ago may change again without a new time of change.
@@ -26,11 +29,7 @@ Inputs = dict[str, str]
 
 
 class Fingerprints:
-    """Hashes of contents, and what the stages' commands read.
-
-    Args:
-        memory: File that remembers both.
-    """
+    """Hashes of contents, and what the stages' commands read; ``memory`` is a file of both."""
 
     def __init__(self, memory: Path) -> None:
         self._file = memory
@@ -66,10 +65,6 @@ class Fingerprints:
     def read_by(self, steps: Sequence[Step], root: Path) -> list[Inputs]:
         """What each step's command reads, by option; parses those that are not known yet.
 
-        Args:
-            steps: All steps of a pipeline.
-            root: Its folder.
-
         Raises:
             UserError: Everything that is wrong with the commands.
         """
@@ -95,34 +90,18 @@ class Fingerprints:
     def _command_key(self, words: Sequence[str]) -> str:
         """Words and the files that they name, among them configurations."""
         named = [self._of_file(file) for file in _candidates(words) if file.is_file()]
-        return _digest([wdl.__version__, os.getcwd(), *words, *named])
+        return value_digest([wdl.__version__, os.getcwd(), *words, *named])
 
 
+@dataclass(frozen=True)
 class StepInputs:
-    """Digests of the inputs of a pipeline's steps.
+    """Digests of the inputs of a pipeline's steps, of which each ``reads`` files by option."""
 
-    Args:
-        steps: All steps.
-        here: Folder of the YAML.
-        root: Folder of the pipeline.
-        fingerprints: Hashes of contents.
-        reads: What each command reads, by option.
-    """
-
-    def __init__(
-        self,
-        steps: Sequence[Step],
-        here: Path,
-        root: Path,
-        fingerprints: Fingerprints,
-        reads: Sequence[Inputs],
-    ) -> None:
-        self._steps = steps
-        self._root = root
-        # longest first: one may lie within the other
-        self._places = sorted({str(here), str(root)}, key=len, reverse=True)
-        self._fingerprints = fingerprints
-        self._reads = reads
+    steps: Sequence[Step]
+    here: Path
+    root: Path
+    fingerprints: Fingerprints
+    reads: Sequence[Inputs]
 
     def check(self) -> None:
         """Look for what no step will have written.
@@ -132,55 +111,70 @@ class StepInputs:
         """
         missing = {  # one option may follow from another
             (step.name, path): option
-            for number, step in enumerate(self._steps)
-            for option, value in reversed(self._reads[number].items())
+            for number, step in enumerate(self.steps)
+            for option, value in reversed(self.reads[number].items())
             for path in _candidates([value])
             if path.is_absolute() and not path.exists() and not self._made_before(path, number)
         }
-        if missing:
-            raise UserError(
-                *(
-                    f"stage {name}: {option}: there is no {path}, and no earlier stage writes it"
-                    for (name, path), option in missing.items()
-                )
-            )
+        faults = [
+            f"stage {name}: {option}: there is no {path}, and no earlier stage writes it"
+            for (name, path), option in missing.items()
+        ]
+        if faults:
+            raise UserError(*faults)
 
     def digest(self, number: int, before: str) -> str:
-        """Of the step at position ``number``.
-
-        Args:
-            number: Position of the step.
-            before: What tells the run of the step before it from any other, or "".
-        """
-        step = self._steps[number]
+        """Of the step at a position; ``before`` is the identity of the run of the one before it."""
+        step = self.steps[number]
         content = [
-            f"{option}\0{self._fingerprints.of(path)}"
-            for option, value in sorted(self._reads[number].items())
+            f"{option}\0{self.fingerprints.of(path)}"
+            for option, value in sorted(self.reads[number].items())
             for path in _candidates([value])
             if self._counts(path, number)
         ]
         content += [
-            self._fingerprints.of(path)
+            self.fingerprints.of(path)
             for path in _candidates(step.words)
             if (path.is_file() or self._made_before(path, number)) and self._counts(path, number)
         ]
-        self._fingerprints.save()
-        return _digest([wdl.__version__, before, *map(self._anywhere, step.words), *content])
+        self.fingerprints.save()
+        return value_digest([wdl.__version__, before, *map(self._anywhere, step.words), *content])
 
     def _counts(self, path: Path, number: int) -> bool:
         """Outputs do not: what lies in the pipeline's folder, but in no earlier step's."""
-        inside = path.absolute().is_relative_to(self._root)
+        inside = path.absolute().is_relative_to(self.root)
         return path.exists() and (not inside or self._made_before(path, number))
 
     def _made_before(self, path: Path, number: int) -> bool:
-        folders = [self._root / step.name for step in self._steps[:number]]
+        folders = [self.root / step.name for step in self.steps[:number]]
         return any(path.absolute().is_relative_to(folder) for folder in folders)
 
     def _anywhere(self, word: str) -> str:
         """The word as it would be wherever the pipeline and its YAML stood."""
-        for number, place in enumerate(self._places):
+        # longest first: one may lie within the other
+        places = sorted({str(self.here), str(self.root)}, key=len, reverse=True)
+        for number, place in enumerate(places):
             word = word.replace(place, f"{{{number}}}")
         return word
+
+
+def parse(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    """Parse command lines without ``wdl``; in a process of its own, since that imports torch.
+
+    Returns:
+        For each either ``inputs``, the files and folders that it reads by the option that names
+        them, defaults and configuration files included, and ``folder``, where a fit writes to; or
+        ``faults``, one line each.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", "wdl", "--parse"],
+        input=json.dumps(list(map(list, commands))),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if child.returncode:
+        raise RuntimeError(f"parsing the stages' commands failed: exit code {child.returncode}")
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 def _candidates(texts: Sequence[str]) -> Iterator[Path]:
@@ -189,7 +183,3 @@ def _candidates(texts: Sequence[str]) -> Iterator[Path]:
         for part in re.split("[,=]", text):
             if part:
                 yield find_config(Path(part))
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

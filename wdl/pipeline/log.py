@@ -21,11 +21,7 @@ _LONGEST_ESCAPE = 256
 
 
 class LineLog:
-    """Writes lines without colours and redrawn states.
-
-    Args:
-        log: Where to, unbuffered.
-    """
+    """Writes lines without colours and redrawn states to an unbuffered log."""
 
     def __init__(self, log: BinaryIO) -> None:
         self._log = log

@@ -20,10 +20,11 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from wdl.pipeline.log import LineLog
 from wdl.system.processes import die_with_parent
@@ -49,15 +50,8 @@ class Signals:
     @contextlib.contextmanager
     def caught(self) -> Iterator["Signals"]:
         """Catch signals, on the main thread; what is ignored (``nohup``) stays so."""
-        before = {number: signal.getsignal(number) for number in FORWARDED}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
-        try:
+        with _handled(FORWARDED, self._handle):
             yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextlib.contextmanager
     def to(self, child: subprocess.Popen) -> Iterator[None]:
@@ -86,14 +80,10 @@ def run_logged(
     keep_open: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> int:
-    """Run ``command`` to its end and append what it writes to ``log``.
+    """Run ``command`` to its end and append what it writes to ``log``, as lines.
 
-    Args:
-        command: Program and arguments.
-        log: Gets the output without colours and redrawn lines.
-        signals: Catches what is to be forwarded.
-        keep_open: File descriptors that the command holds too; a lock, say.
-        environment: Variables on top of this process's.
+    It gets the ``signals``, keeps the descriptors ``keep_open``, such as a lock, and has the
+    variables of ``environment`` on top of this process's.
 
     Returns:
         Its exit code; 128 + number if a signal ended it.
@@ -119,11 +109,12 @@ def run_logged(
             pass_fds=keep_open,
         )
         os.close(theirs)
-        with signals.to(child), _resized(ours) if on_terminal else contextlib.nullcontext():
-            copy = _Copy(LineLog(stream))
+        resizing = (signal.SIGWINCH,) if on_terminal else ()
+        with signals.to(child), _handled(resizing, lambda *_: _copy_size(ours)):
+            copy = _Copy(stream)
             _copy_until_end(ours, child, copy)
             code = child.wait()
-        copy.log.finish()
+        copy.finish()
         os.close(ours)
     return code if code >= 0 else 128 - code
 
@@ -159,13 +150,17 @@ def _copy_size(terminal: int) -> None:
 
 
 @contextlib.contextmanager
-def _resized(terminal: int) -> Iterator[None]:
-    """Give ``terminal`` each new size of the screen."""
-    before = signal.signal(signal.SIGWINCH, lambda number, frame: _copy_size(terminal))
+def _handled(numbers: Sequence[int], handle: Callable[[int, Any], None]) -> Iterator[None]:
+    """Where signals are handled in another way, but for those that are ignored."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGWINCH, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _copy_until_end(source: int, child: subprocess.Popen, copy: "_Copy") -> None:
@@ -184,7 +179,7 @@ def _copy_until_end(source: int, child: subprocess.Popen, copy: "_Copy") -> None
 def _copy_some(source: int, copy: "_Copy", seconds: float) -> bool:
     """Wait for output; whether there can be more of it."""
     if not select.select([source], [], [], seconds)[0]:
-        copy.log.pause()
+        copy.pause()
         return True
     try:
         data = os.read(source, 1 << 16)
@@ -194,16 +189,14 @@ def _copy_some(source: int, copy: "_Copy", seconds: float) -> bool:
     return bool(data)
 
 
-class _Copy:
+class _Copy(LineLog):
     """Output on the screen as it comes, and in a log as lines."""
 
-    def __init__(self, log: LineLog) -> None:
-        self.log = log
-        self._screen_is_there = True
+    _screen_is_there = True
 
     def write(self, data: bytes) -> None:
         """Show and log ``data``."""
-        self.log.write(data)
+        super().write(data)
         while data and self._screen_is_there:
             try:
                 data = data[os.write(SCREEN, data) :]

@@ -8,6 +8,7 @@ is over the whole stage: loading, grading and all attempts included.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,8 @@ def _stage(name: str, folder: Path) -> dict[str, Any]:
     record = Record.read(folder)
     if record is None:
         return {"name": name, "state": "waiting"}
-    stage = {
-        "name": name,
-        "state": record.state,
-        "seconds": record.seconds,
-        "attempts": record.attempts,
-        "exit_code": record.exit_code,
-        "began": record.began,
-        "ended": record.ended,
-        "command": record.command,
-        "log": str(folder / LOG),
-    }
+    stage = {"name": name, **asdict(record), "log": str(folder / LOG)}
+    del stage["inputs"]
     if record.state == "done":
         amounts, metrics = read_outcome(folder / OUTCOME)
         stage["throughput"] = {

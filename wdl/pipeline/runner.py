@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from wdl.errors import UserError
@@ -33,13 +34,9 @@ def run_steps(
     digest: Digest,
     wdl: Sequence[str] = (sys.executable, "-m", "wdl"),
 ) -> None:
-    """Run every step whose inputs are not those that it was done with.
+    """Run every step whose inputs are not those that it was done with, in a folder of ``root``.
 
-    Args:
-        steps: What to run, in order.
-        root: Folder of the pipeline; each step gets a folder in it.
-        digest: What tells whether a step's inputs have changed.
-        wdl: What runs the words of a step that has no launcher.
+    ``wdl`` runs the words of a step that has no launcher.
 
     Raises:
         UserError: A step failed, or another pipeline runs in ``root``.
@@ -141,10 +138,8 @@ def _last_lines(log: Path) -> list[str]:
 
 
 def _unused(folder: Path) -> Path:
-    number = 1
-    while (candidate := folder.with_name(f"{folder.name}.superseded-{number}")).exists():
-        number += 1
-    return candidate
+    names = (folder.with_name(f"{folder.name}.superseded-{number}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 @contextlib.contextmanager

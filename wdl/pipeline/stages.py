@@ -44,14 +44,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one round.
-
-    Args:
-        name: Names the step and its folder.
-        words: A ``wdl`` command line without ``wdl``, all names replaced.
-        retries: Attempts after a first one that crashed.
-        launcher: What stands before ``wdl``; by default nothing.
-    """
+    """One stage of one round, all names replaced; ``words`` are what follows ``wdl``."""
 
     name: str
     words: tuple[str, ...]
@@ -60,12 +53,7 @@ class Step:
 
 
 def expand(stages: list[Any], here: Path, root: Path) -> list[Step]:
-    """The steps that ``stages`` stand for, in order.
-
-    Args:
-        stages: Items of the YAML's list.
-        here: What {here} stands for.
-        root: Folder of the pipeline.
+    """The steps that the YAML's ``stages`` stand for, in order.
 
     Raises:
         UserError: Everything that is wrong with them, one line each.

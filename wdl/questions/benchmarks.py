@@ -5,6 +5,7 @@ fields of :class:`Benchmark`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from wdl.config.definitions import read_definition
@@ -42,30 +43,20 @@ class Benchmark:
     grader: BaseGrader | None = None
 
 
-# Rounded references are common in the two sets of word problems that GSM8K belongs to.
-_ROUNDED = 1e-3
+# Rounded references are common in sets of word problems.
+_word_problems = partial(Benchmark, kind="number", tolerance=1e-3)
+_AIME = ("AIME2025-I", "AIME2025-II")
 
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark(
-            "aime2025", rows=30, hub="opencompass/AIME2025", configs=("AIME2025-I", "AIME2025-II")
-        ),
+        Benchmark("aime2025", rows=30, hub="opencompass/AIME2025", configs=_AIME),
         Benchmark("amc23", rows=40, hub="math-ai/amc23"),
         Benchmark("math500", rows=500, hub="HuggingFaceH4/MATH-500"),
         Benchmark("aqua", "letter", rows=254, hub="deepmind/aqua_rat", configs=("raw",)),
-        Benchmark(
-            "gsm8k", "number", rows=1319, tolerance=_ROUNDED, hub="openai/gsm8k", configs=("main",)
-        ),
-        Benchmark("mawps", "number", rows=238, tolerance=_ROUNDED),
-        Benchmark(
-            "svamp",
-            "number",
-            rows=1000,
-            tolerance=_ROUNDED,
-            hub="ChilleD/SVAMP",
-            split="train+test",
-        ),
+        _word_problems("gsm8k", rows=1319, hub="openai/gsm8k", configs=("main",)),
+        _word_problems("mawps", rows=238),
+        _word_problems("svamp", rows=1000, hub="ChilleD/SVAMP", split="train+test"),
         Benchmark("arithmetic", "number"),
     )
 }
@@ -78,7 +69,7 @@ def find_benchmarks(names: str) -> list[Benchmark]:
         UserError: A name is unknown or occurs twice, or a YAML file cannot be used.
     """
     found: list[Benchmark] = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
+    for name in filter(None, map(str.strip, names.split(","))):
         if Path(name).suffix in (".yaml", ".yml"):
             found.append(read_definition(Path(name), Benchmark))
         elif name in BENCHMARKS:

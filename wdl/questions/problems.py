@@ -41,11 +41,7 @@ class Problem:
 
 
 def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Problem]:
-    """All problems of a benchmark.
-
-    Args:
-        benchmark: What to read.
-        path: Its file; without it the benchmark's own, and without that the hub.
+    """All problems of a benchmark, from a file, or else its own, or else the hub.
 
     Raises:
         UserError: One line ``file:line: what; remedy`` for each faulty row; or the file, or the
@@ -130,8 +126,7 @@ def _reference(row: dict[str, Any]) -> str:
 
 
 def _end_of_solution(solution: str) -> str:
-    boxed = last_boxed(solution)
-    if boxed is not None:
+    if (boxed := last_boxed(solution)) is not None:
         return boxed
     stated = re.search(r"(?:####|answer is:?)\s*(.+?)\.?\s*$", solution)
     return stated[1] if stated else solution

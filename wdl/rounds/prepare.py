@@ -11,7 +11,6 @@ stream; a killed run goes on at the block of rows where it stopped.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,9 @@ def prepare(data: InputPath, out: str, workers: int | None = None, limit: float 
             with Grader(workers, limit) as grader:
                 counts = _judge(files, journal, grader)
             write_json(summary, {"key": key, "rows": counts})
-            write_lines(kept, _numbered(journal.entries()))
+            kept_rows = (messages for entry in journal.entries() for messages in entry["kept"])
+            rows = ({"idx": idx, "messages": row} for idx, row in enumerate(kept_rows))
+            write_lines(kept, (json.dumps(row, ensure_ascii=False) for row in rows))
     journal_file.unlink(missing_ok=True)
     print(_report(counts, out))
     leave_outcome({"samples": counts["kept"]})
@@ -88,12 +89,6 @@ def _judge(files: list[Path], journal: Journal, grader: Grader) -> Counter[str]:
 def _conversation(row: Any) -> list[dict[str, str]]:
     record = parse_row(row)
     return [*record["messages"], {"role": "assistant", "content": record["completion"]}]
-
-
-def _numbered(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
-    conversations = (messages for entry in entries for messages in entry["kept"])
-    for idx, messages in enumerate(conversations):
-        yield json.dumps({"idx": idx, "messages": messages}, ensure_ascii=False)
 
 
 def _report(counts: Counter[str], out: str) -> str:

@@ -22,51 +22,37 @@ from pathlib import Path
 from wdl.errors import UserError
 from wdl.system.files import write_text
 
-TRAIN_FILE = "train.jsonl"
-HELDOUT_FILE = "heldout.jsonl"
-BASE_FILE = "base.jsonl"
-# Far below the number of distinct problems, so that drawing without repetition stays quick.
-MAX_PROBLEMS = 50_000
+SIZES = {"heldout.jsonl": 500, "train.jsonl": 1500, "base.jsonl": 3000}
+"""Problems for evaluation, for fine-tuning, and for the short pre-training of the base model."""
+_BEGINNING = b'{"instruction": "Compute '
 
 Row = dict[str, str]
 
 
-def write_arithmetic(
-    folder: Path, *, seed: int = 42, train: int = 1500, heldout: int = 500, base: int = 3000
-) -> None:
-    """Write `train.jsonl`, `heldout.jsonl` and `base.jsonl`.
+def write_arithmetic(folder: Path, seed: int = 42) -> None:
+    """Write the files of ``SIZES``; the same seed gives the same bytes.
 
-    No problem occurs twice in the three files, not even with its factors exchanged: the two-digit
-    factor always comes first. The held-out problems depend on the seed and on `heldout` alone, not
-    on the size of the other files.
-
-    Args:
-        folder: Receives the files; created if it does not exist.
-        seed: The same seed gives the same bytes.
-        train: Number of problems for fine-tuning.
-        heldout: Number of problems for evaluation.
-        base: Number of problems for the short pre-training of the base model.
+    No problem occurs twice in them, not even with its factors exchanged: the two-digit factor
+    always comes first.
 
     Raises:
-        UserError: If a number is not positive, if more problems are asked for than can be drawn
-            without repetition, or if a file is there that this did not write.
+        UserError: A file is there already that this did not write.
     """
-    _check_sizes(train=train, heldout=heldout, base=base)
-    _check_files(folder)
+    for file in (folder / name for name in SIZES):  # what people call files of their own
+        if file.exists() and not (file.is_file() and _is_arithmetic(file)):
+            raise UserError(f"{file}: is there already, and is something else; choose a new folder")
     rows = generate(seed)
-    for name, size in ((HELDOUT_FILE, heldout), (TRAIN_FILE, train), (BASE_FILE, base)):
+    for name, size in SIZES.items():
         write_text(folder / name, "".join(json.dumps(row) + "\n" for row in islice(rows, size)))
 
 
+def _is_arithmetic(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_BEGINNING)) == _BEGINNING
+
+
 def generate(seed: int) -> Iterator[Row]:
-    """Yield rows without repetition, in an order that the seed fixes.
-
-    Args:
-        seed: Seed of the generator.
-
-    Yields:
-        Rows `{"instruction", "output", "answer"}`, all strings.
-    """
+    """Rows without repetition, in an order that the seed fixes."""
     rng = random.Random(seed)
     seen: set[tuple[int, int, int]] = set()
     while True:
@@ -87,52 +73,19 @@ def _draw(rng: random.Random) -> tuple[int, int, int]:
 
 
 def _row(number: int, digit: int, summand: int) -> Row:
-    answer = str(number * digit + summand)
-    work = "\n".join(_steps(number, digit, summand))
+    """Multiply the tens and the units of the number, add them, then apply the summand."""
+    units = number % 10
+    tens = number - units
+    product = number * digit
+    answer = str(product + summand)
+    work = (
+        f"{tens}*{digit}={tens * digit}\n"
+        f"{units}*{digit}={units * digit}\n"
+        f"{tens * digit}+{units * digit}={product}\n"
+        f"{product}{summand:+d}={answer}"
+    )
     return {
         "instruction": f"Compute {number}*{digit}{summand:+d}.",
         "output": f"<think>{work}</think> <answer>\\boxed{{{answer}}}</answer>",
         "answer": answer,
     }
-
-
-def _steps(number: int, digit: int, summand: int) -> list[str]:
-    """Multiply the tens and the units of the number, add them, then apply the summand."""
-    units = number % 10
-    tens = number - units
-    product = number * digit
-    return [
-        f"{tens}*{digit}={tens * digit}",
-        f"{units}*{digit}={units * digit}",
-        f"{tens * digit}+{units * digit}={product}",
-        f"{product}{summand:+d}={product + summand}",
-    ]
-
-
-def _check_files(folder: Path) -> None:
-    """Names like train.jsonl are what people's own files are called."""
-    for name in (HELDOUT_FILE, TRAIN_FILE, BASE_FILE):
-        file = folder / name
-        if file.exists() and not (file.is_file() and _is_arithmetic(file)):
-            raise UserError(f"{file}: is there already, and is something else; choose a new folder")
-
-
-def _is_arithmetic(file: Path) -> bool:
-    begin = b'{"instruction": "Compute '
-    with file.open("rb") as stream:
-        return stream.read(len(begin)) == begin
-
-
-def _check_sizes(**sizes: int) -> None:
-    faults = [
-        f"{name}: {size} is not a number of problems; give at least 1"
-        for name, size in sizes.items()
-        if size < 1
-    ]
-    if sum(sizes.values()) > MAX_PROBLEMS:
-        faults.append(
-            f"{', '.join(sizes)}: {sum(sizes.values())} problems in all is more than the generator "
-            f"can keep distinct; ask for at most {MAX_PROBLEMS}"
-        )
-    if faults:
-        raise UserError(*faults)

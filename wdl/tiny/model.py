@@ -20,34 +20,13 @@ END_OF_TURN = "<|im_end|>"
 # In the order of their ids in Qwen3. Decoding with skip_special_tokens drops the control tokens
 # and keeps the markup, which belongs to the text of an answer.
 CONTROL_TOKENS = (
-    END_OF_TEXT,
-    "<|im_start|>",
-    END_OF_TURN,
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
+    "<|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> "
+    "<|image_pad|> <|video_pad|>"
 )
 MARKUP_TOKENS = (
-    "<tool_call>",
-    "</tool_call>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-    "<tool_response>",
-    "</tool_response>",
-    "<think>",
-    "</think>",
+    "<tool_call> </tool_call> <|fim_prefix|> <|fim_middle|> <|fim_suffix|> <|fim_pad|> "
+    "<|repo_name|> <|file_sep|> <tool_response> </tool_response> <think> </think>"
 )
 CONTEXT_LENGTH = 4096
 VOCAB_MULTIPLE = 32
@@ -68,25 +47,22 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token per UTF-8 byte, and Qwen3's added tokens.
 
     Without merges and without a normalizer, decoding gives back every string exactly. The bytes
-    have the ids 0-255 that they have in Qwen3.
-
-    Returns:
-        A fast tokenizer that ends turns with `<|im_end|>` and pads with `<|endoftext|>`: were both
-        the same, masking the padding would also hide the end of each answer from the loss.
+    have the ids 0-255 that they have in Qwen3. It does not pad with the token that ends turns:
+    masking the padding would also hide the end of each answer from the loss.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens(
-        [AddedToken(name, normalized=False, special=True) for name in CONTROL_TOKENS]
-        + [AddedToken(name, normalized=False, special=False) for name in MARKUP_TOKENS]
+        [AddedToken(name, normalized=False, special=True) for name in CONTROL_TOKENS.split()]
+        + [AddedToken(name, normalized=False, special=False) for name in MARKUP_TOKENS.split()]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END_OF_TURN,
         pad_token=END_OF_TEXT,
-        extra_special_tokens=list(CONTROL_TOKENS),
+        extra_special_tokens=CONTROL_TOKENS.split(),
         clean_up_tokenization_spaces=False,
         model_max_length=CONTEXT_LENGTH,
         chat_template=CHAT_TEMPLATE,
@@ -98,12 +74,6 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
 
     Like Qwen3-4B it ties the embeddings to the head, shares each key-value head between query
     heads, and has more rows in the embedding than the tokenizer has tokens.
-
-    Args:
-        tokenizer: Gives the size of the vocabulary and the ids of the end and padding tokens.
-
-    Returns:
-        A configuration for `AutoModelForCausalLM.from_config`.
     """
     return Qwen3Config(
         architectures=["Qwen3ForCausalLM"],
@@ -122,28 +92,19 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
     )
 
 
-def tiny_generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
-    """Greedy generation that stops at the end of a turn and at the end of a text."""
-    return GenerationConfig(
-        do_sample=False,
-        eos_token_id=tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT]),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
 def write_tiny_architecture(folder: Path) -> None:
     """Write the model folder of the embedded default, without weights.
 
     Writing it again gives the same bytes.
-
-    Args:
-        folder: Receives `config.json`, `generation_config.json`, `tokenizer.json`,
-            `tokenizer_config.json` and `chat_template.jinja`; created if it does not exist.
     """
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
     tiny_config(tokenizer).save_pretrained(folder)
-    tiny_generation_config(tokenizer).save_pretrained(folder)
+    GenerationConfig(
+        do_sample=False,
+        eos_token_id=tokenizer.convert_tokens_to_ids([END_OF_TURN, END_OF_TEXT]),
+        pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder)
 
 
 def write_tiny(folder: str, seed: int = 42) -> None:
