@@ -190,9 +190,10 @@ def test_a_folder_without_a_tokenizer(
 def test_faults_say_where_a_file_is_now(corpus: Callable[..., Corpus]) -> None:
     rows = [*ROWS, {"prompt": "a", "completion": ""}]
     assert corpus(rows).records.num_rows == 8
-    Path("rows.jsonl").rename("other.jsonl")
-    moved = Corpus("other.jsonl", "unused", Path("cache"))
-    assert moved.records["place"][0] == "other.jsonl:1"
+    Path("elsewhere").mkdir()
+    Path("rows.jsonl").rename("elsewhere/rows.jsonl")
+    moved = Corpus("elsewhere/rows.jsonl", "unused", Path("cache"))
+    assert moved.records["place"][0] == "elsewhere/rows.jsonl:1"
 
 
 def test_faults_leave_no_cache_behind(corpus: Callable[..., Corpus]) -> None:
