@@ -189,9 +189,11 @@ def _ending_at_all_end_tokens(
 
     generation_config = deepcopy(model.generation_config) or GenerationConfig()
     ends = _as_set(generation_config.eos_token_id) | _as_set(model.config.eos_token_id)
-    ends |= _as_set(tokenizer.eos_token_id) | {end_of_turn(tokenizer)}
+    end, pad = end_of_turn(tokenizer), tokenizer.pad_token_id
+    ends |= _as_set(tokenizer.eos_token_id) | {end}
     generation_config.eos_token_id = sorted(ends)
-    generation_config.pad_token_id = tokenizer.pad_token_id
+    has_row = pad is not None and pad < model.config.get_text_config().vocab_size
+    generation_config.pad_token_id = pad if has_row else end
     return generation_config
 
 
