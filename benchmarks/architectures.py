@@ -9,6 +9,10 @@ alone, with weights three times as large, so that caps and sinks count. WRONG is
 taken and differs there. What is said of each goes to stderr.
 """
 
+import os
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed prints that it had to guess
+
 import argparse
 import copy
 import logging
@@ -18,12 +22,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -153,7 +157,7 @@ def with_gradient(model: PreTrainedModel, loss: Callable[[], Tensor]) -> Tensor:
     model.zero_grad()
     value = loss()
     value.backward()
-    (embeddings,) = cast(nn.Module, model.get_input_embeddings()).parameters()
+    (embeddings,) = model.get_input_embeddings().parameters()
     assert embeddings.grad is not None
     return torch.cat([value.detach()[None], embeddings.grad.flatten()])
 

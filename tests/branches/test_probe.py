@@ -33,9 +33,9 @@ OTHER_LOGITS: list[tuple[str, dict[str, Any]]] = [
     ("nanochat", SIZES),
 ]
 NO_PACKS: list[tuple[str, dict[str, Any], str]] = [
-    ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 2}, "others than of a sample alone"),
-    ("qwen3_next", {**SIZES, **HYBRID, **EXPERTS, "layer_types": LAYERS}, "others than of a"),
-    ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, "others than of a"),
+    ("bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 2}, "other than those of a sample alone"),
+    ("qwen3_next", {**SIZES, **HYBRID, **EXPERTS, "layer_types": LAYERS}, "other than those"),
+    ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}, "other than those"),
     ("gpt_oss", {**SIZES, "num_local_experts": 4}, "does not know s_aux"),
     ("gemma2", {**SIZES, "final_logit_softcapping": None}, "does not know softcap"),
     ("stablelm", SIZES, "needs the borders"),
