@@ -157,7 +157,7 @@ def with_gradient(model: PreTrainedModel, loss: Callable[[], Tensor]) -> Tensor:
     model.zero_grad()
     value = loss()
     value.backward()
-    (embeddings,) = model.get_input_embeddings().parameters()
+    embeddings = next(model.get_input_embeddings().parameters())
     assert embeddings.grad is not None
     return torch.cat([value.detach()[None], embeddings.grad.flatten()])
 
