@@ -9,6 +9,10 @@ alone, with weights three times as large, so that caps and sinks count. WRONG is
 taken and differs there. What is said of each goes to stderr.
 """
 
+import os
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed prints that it had to guess
+
 import argparse
 import copy
 import logging
@@ -153,7 +157,7 @@ def with_gradient(model: PreTrainedModel, loss: Callable[[], Tensor]) -> Tensor:
     model.zero_grad()
     value = loss()
     value.backward()
-    (embeddings,) = model.get_input_embeddings().parameters()
+    embeddings = next(model.get_input_embeddings().parameters())
     assert embeddings.grad is not None
     return torch.cat([value.detach()[None], embeddings.grad.flatten()])
 

@@ -125,7 +125,7 @@ def test_folders_that_hold_no_whole_model(
 
 @pytest.mark.parametrize("source", ["nowhere", "./nowhere", "/nowhere/model"])
 def test_folders_that_are_not_there(source: str) -> None:
-    with pytest.raises(UserError, match=f"^model.strong: {source} is not there"):
+    with pytest.raises(UserError, match=f"^model.strong: there is no folder {source}; "):
         check_source(source, "model.strong")
 
 

@@ -74,7 +74,7 @@ def test_a_finished_file_is_not_scored_again(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model", "./nowhere"], "--model: nowhere is not there"),
+        (["--model", "./nowhere"], "--model: there is no folder"),
         (["--data", "nothing.jsonl"], "nothing.jsonl: there is no such file"),
         (["--max_length", "3"], "holds no sample that is short enough"),
         (["--max_length", "60"], "h.jsonl: it was made with another max_length; results"),

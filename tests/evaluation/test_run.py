@@ -182,10 +182,10 @@ def test_a_failing_engine_costs_its_model_alone(
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        (["--model", "nowhere"], "--model: nowhere is not there;"),
-        (["--model", "./nope"], "--model: nope is not there;"),
-        (["--model", "../x/y"], "x/y is not there; give a folder"),
-        (["--model", "~/no-such-model"], "no-such-model is not there; give a folder"),
+        (["--model", "nowhere"], "--model: there is no folder nowhere;"),
+        (["--model", "./nope"], "--model: there is no folder nope;"),
+        (["--model", "../x/y"], "--model: there is no folder"),
+        (["--model", "~/no-such-model"], "--model: there is no folder"),
         (["--model", "a=."], "holds no config.json"),
         (["--model", "a=.,a=."], "a second model 'a'"),
         (["--data", "nowhere.json"], "nowhere.json: there is no such file"),

@@ -54,6 +54,18 @@ def test_generation_stops_at_every_end_token(
     assert {end_of_text, tokenizer.convert_tokens_to_ids("<|im_end|>")} <= set(ends)
 
 
+def test_generation_settings_without_effect_do_not_stop_an_export(
+    make_branch: Callable[..., Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    source = make_branch()
+    settings = '{"do_sample": false, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 7}'
+    (source / "generation_config.json").write_text(settings)
+    branch = load_branch(str(source))
+    export_model(branch, gather_weights(branch), tokenizer, tmp_path / "strong", {})
+    written = GenerationConfig.from_pretrained(tmp_path / "strong")
+    assert (written.temperature, written.top_p, written.max_new_tokens) == (None, None, 7)
+
+
 def test_the_folder_is_complete(
     make_branch: Callable[..., Path], tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

@@ -38,10 +38,9 @@ def check_source(source: str, key: str, weights: bool = True) -> None:
 
     folder = Path(source)
     try:
-        if folder.is_dir():
-            fault = _folder_fault(folder, weights)
-        else:
-            fault = None if is_hub_name(source) else "is not there; give a folder or a hub name"
+        if not folder.is_dir() and not is_hub_name(source):
+            raise UserError(f"there is no folder {source}; give a Hugging Face folder or name")
+        fault = _folder_fault(folder, weights) if folder.is_dir() else None
         fault = fault or _kind_fault(load_config(source))
         if (folder / GENERATION_CONFIG_NAME).is_file():
             with _reading(source, GENERATION_CONFIG_NAME):

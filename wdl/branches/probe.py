@@ -72,12 +72,14 @@ def _fault(model: PreTrainedModel, sample: Tensor, other: Tensor, packed: bool) 
     mask = torch.ones_like(sample[None])
     if failure := _difference(lambda: [hidden_states(model, sample[None], mask)[0]], truth[0]):
         return f"does not give the hidden states that its output head reads ({failure}); {_ANOTHER}"
+    by_packing = packed and _difference(lambda: _packed(model, sample, other), truth[0])
+    if packed and not by_packing:
+        return None
     by_padding = _difference(lambda: _padded(model, sample, other), truth[0])
-    if not packed:
+    if not by_packing:
         return by_padding and f"cannot read padded samples ({by_padding}); {_ANOTHER}"
-    by_packing = _difference(lambda: _packed(model, sample, other), truth[0])
     remedy = _ANOTHER if by_padding else "leave data.max_tokens out, as it reads padded samples"
-    return by_packing and f"cannot read packs ({by_packing}); {remedy}"
+    return f"cannot read packs ({by_packing}); {remedy}"
 
 
 def _samples(model: PreTrainedModel, seed: int) -> tuple[Tensor, Tensor]:
@@ -151,7 +153,7 @@ def _difference(read: Callable[[], list[Tensor]], truth: Tensor | None = None) -
         return f"{type(error).__name__}: {error}".splitlines()[0]
     if truth is None or all(_alike(part, truth[: len(part)]) for part in states):
         return None
-    return "they are others than of a sample alone"
+    return "hidden states other than those of a sample alone"
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> bool:
