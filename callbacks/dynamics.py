@@ -82,6 +82,8 @@ class DynamicsHistograms(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the module forgets what it has seen; every process takes part in the sum."""
+        if trainer.sanity_checking:
+            return
         assert isinstance(pl_module, Pair)
         for name, counts in pl_module.histograms().items():
             if counts.any() and isinstance(trainer.logger, BranchLogger):

@@ -21,6 +21,8 @@ class SavedConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
             assert isinstance(trainer.logger, TensorBoardLogger)
             trainer.logger.hparams = self._settings()  # or Lightning writes an empty hparams.yaml
+            for logger in trainer.loggers[1:]:
+                logger.log_hyperparams(self._settings())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not before: a run that cannot go on from its checkpoint is none."""

@@ -6,16 +6,16 @@ whose options can be given without naming it: ``--model.strong X``.
 
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from wdl.callbacks.checkpoints import Checkpoints
@@ -35,10 +35,14 @@ from wdl.training.deepspeed import DeepSpeed
 from wdl.training.pair import Pair
 from wdl.training.resume import check_strategy
 from wdl.training.run_folder import newest_checkpoint, remove_partial
+from wdl.training.trainer_options import check_options, check_trainer, check_weak_dtype
 from wdl.training.weak_driven import WeakDrivenModule
 
 DEFAULTS: dict[str, type] = {"model": WeakDrivenModule, "data": WeakDrivenDataModule}
 """Classes that a configuration means which names none."""
+
+_FOUND_LATE = ("`val_check_interval`", "Early stopping conditioned on metric")
+"""What Lightning says of options that only show to be wrong when the data are there."""
 
 CKPT_PATH = {
     "fit": "Checkpoint to go on from: a path, or last for the newest complete one of all versions "
@@ -124,6 +128,7 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint that is asked for, and look at it before it is opened."""
         config = self.config[self.subcommand]
+        check_options(config.trainer, self.subcommand == "fit")
         if config.ckpt_path == "last":
             run = Path(config.runs, config.name)
             newest = newest_checkpoint(run)
@@ -143,60 +148,50 @@ class FitCLI(LightningCLI):
         """As Lightning does; what a class refuses is one line, whatever is wrapped around it."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__ or cause.__context__
-            raise cause or error from None
+            raise cause or UserError(_refusal(error)) from None
 
     def after_instantiate_classes(self) -> None:
         """Look at all input before a model is loaded."""
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of loading and saving weights; it would break into the trainer's
-        self._check_trainer()
+        fitting = self.subcommand == "fit"
+        check_trainer(self.trainer, fitting, self.datamodule.val_fraction > 0)
+        if self.model.weak_dtype:
+            check_weak_dtype(self.trainer.strategy)
         checkpoint = self.config[self.subcommand].ckpt_path
-        if self.subcommand == "fit" and checkpoint is not None:
+        if fitting and checkpoint is not None:
             strategy = self.trainer.strategy
             stage = strategy.zero_stage if isinstance(strategy, DeepSpeed) else None
             check_strategy(Path(checkpoint), stage, self.trainer.world_size)
         self.datamodule.check_inputs(self.model.pretrained)
-        if self.subcommand == "fit":
+        if fitting:
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.check_inputs(self.model.sources["strong"])
 
-    def _check_trainer(self) -> None:
-        """Refuse what the trainer would do otherwise than the user means."""
-        if self.trainer.accumulate_grad_batches != 1:
-            raise UserError(
-                "trainer.accumulate_grad_batches: it follows from data.batch_size, "
-                "data.micro_batch_size and the number of processes; leave it out"
-            )
-        strategy = self.trainer.strategy
-        if self.model.weak_dtype and isinstance(strategy, DeepSpeed) and strategy.zero_stage_3:
-            raise UserError(
-                "model.weak_dtype: ZeRO stage 3 shards all weights in one dtype; use stage 1 or 2, "
-                "or leave weak_dtype out"
-            )
-        precision = str(self.trainer.precision)
-        if precision.startswith("16") and not torch.cuda.is_available():
-            raise UserError(f"trainer.precision: {precision} needs a GPU; use bf16-true or 32-true")
-        if isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None:
-            try:  # what torchrun or SLURM started, before anything is loaded
-                strategy.cluster_environment.validate_settings(
-                    self.trainer.num_devices, self.trainer.num_nodes
-                )
-            except ValueError as error:
-                raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from error
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that logs a fit to its folder, and nothing else anywhere."""
+        """A trainer that logs a fit to its folder, and wherever else a user wants."""
         runs, name = (self._get(self.config, key) for key in ("runs", "name"))
-        logger = BranchLogger(runs, name) if self.subcommand == "fit" else False
+        given = self._get(self.config_init, "trainer").logger
+        loggers = list(given) if isinstance(given, Iterable) else [given]
+        loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
+        if self.subcommand == "fit":
+            loggers.insert(0, BranchLogger(runs, name))
         # where Lightning looks for what SLURM interrupted; not among what lies in this folder
         root = str(Path(runs, name))
-        return super().instantiate_trainer(logger=logger, default_root_dir=root, **kwargs)
+        return super().instantiate_trainer(logger=loggers, default_root_dir=root, **kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if config["fast_dev_run"]:  # which leaves nothing behind
+            callbacks = []
+        elif config["enable_checkpointing"] is False:
+            callbacks = [one for one in callbacks if not isinstance(one, Checkpoints)]
+        return super()._instantiate_trainer(config, callbacks)
 
 
 class _ParseOnly(FitCLI):
@@ -216,6 +211,18 @@ def run(args: list[str]) -> None:
         _start(FitCLI, args)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        if not str(error).strip().startswith(_FOUND_LATE):
+            raise
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _refusal(error: Exception) -> str:
+    """What a class said that could not be made, without what jsonargparse says of other types."""
+    text = str(error)
+    name = re.search(r"Given value:.*?class_path='([\w.]+)'", text, re.DOTALL)
+    said = re.search(r"Errors:\s+- (.*)", text) or re.search(r"(.*)", text)
+    return f"{name[1] if name else 'trainer'}: {said[1] if said else text}"
 
 
 def parse(args: list[str]) -> Any:

@@ -177,7 +177,10 @@ class PlannedDataModule(pl.LightningDataModule):
             self.max_tokens,
         )
         # Lightning and DeepSpeed both read this, after setup
-        self.trainer.accumulate_grad_batches = self.plan.accumulation(self.trainer.world_size)
+        accumulation = self.plan.accumulation(self.trainer.world_size)
+        self.trainer.accumulate_grad_batches = accumulation
+        if dry := int(self.trainer.fast_dev_run):  # type: ignore[attr-defined]
+            self.trainer.limit_train_batches = dry * accumulation  # as many whole optimizer steps
         self.summary = Summary.of(probabilities, drawn, lengths, self.plan.steps)
         rank_zero_info(f"selected {self.summary}")
         self.log_once(asdict(self.summary))
@@ -199,9 +202,9 @@ class PlannedDataModule(pl.LightningDataModule):
     def log_once(self, values: dict[str, float]) -> None:
         """Log what is known of the selection before training starts, as ``selection/NAME``."""
         assert self.trainer is not None
-        if self.trainer.logger is not None:
-            named = {f"selection/{name}": value for name, value in values.items()}
-            self.trainer.logger.log_metrics(named, step=0)
+        named = {f"selection/{name}": value for name, value in values.items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(named, step=0)
 
     @property
     def seed(self) -> int:

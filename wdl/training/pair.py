@@ -29,7 +29,7 @@ from wdl.data.encoding import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedModel
-from wdl.training.optimizer_step import OptimizerStep, Schedule, with_schedule
+from wdl.training.optimizer_step import OptimizerStep, Schedule, make_optimizer, with_schedule
 from wdl.training.resume import Agreement, check_weights, resume
 
 
@@ -88,13 +88,12 @@ class Pair(pl.LightningModule):
             )
         if lora is not None:
             check_lora(lora, strong, weak, train_weak, pretrained)
+        make_optimizer(optimizer, [nn.Parameter(torch.zeros(1, 1))])
         given = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
         self.sources = {name: _lasting(source) for name, source in given.items()}
-        self.train_weak = train_weak
-        self.weak_dtype = weak_dtype
+        self.train_weak, self.weak_dtype = train_weak, weak_dtype
         self.pretrained = pretrained
-        self.optimizer = optimizer
-        self.schedule, self.warmup = schedule, warmup
+        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.gradient_checkpointing = gradient_checkpointing
         self.lora = lora
         self.branches, self.val_losses = nn.ModuleDict(), nn.ModuleDict()
@@ -152,7 +151,8 @@ class Pair(pl.LightningModule):
             elif self.gradient_checkpointing:
                 branch.gradient_checkpointing_enable({"use_reentrant": False})
             self.branches[name] = branch
-        self.val_losses.update({name: MeanMetric() for name in self.loss_names})
+        for name in self.loss_names:  # in 16 bits, a strategy's default, sums would stop growing
+            self.val_losses[name] = MeanMetric().set_dtype(torch.float64)
 
     def hidden(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
         """What a branch's output head reads [B·T, H], with a graph if it trains; its weight."""
@@ -197,7 +197,7 @@ class Pair(pl.LightningModule):
         return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Stop before a loss that is not finite reaches the weights."""
+        """Stop before a loss or a gradient that is not finite reaches the weights."""
         self._step.finish(self)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -290,6 +290,7 @@ class Pair(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer over what trains, and a schedule over all optimizer steps."""
         steps = int(self.trainer.estimated_stepping_batches)
+        self._step.watch(self)
         return with_schedule(self.optimizer, self.parameters(), self.schedule, self.warmup, steps)
 
 

@@ -90,33 +90,43 @@ class WeakDrivenModule(Pair):
         return [*super().control(), "--model.lam", "1"]
 
     def forward(
-        self,
-        batch: Batch,
-        lam: float,
-        branches: tuple[str, ...],
-        record: MeanDynamics | None = None,
-    ) -> Tensor:
-        """Cross-entropy on the mixture of ``branches``, summed and divided by the denominator.
+        self, batch: Batch, record: MeanDynamics | None = None, alone: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Cross-entropies, summed over completion tokens and divided by the denominator.
 
         Computed here, inside the strategy's forward, so that sharded output heads are at hand.
-        The dynamics, too, are added to ``record`` here.
+
+        Args:
+            batch: What each branch reads, once.
+            record: What the dynamics of the mixture are added to.
+            alone: Whether to compute the loss of each branch by itself, too.
+
+        Returns:
+            Scalars, one for each of ``loss_names``, or that of the mixture.
         """
-        pairs = [self.hidden(name, batch) for name in branches]
-        weak = pairs[1] if len(pairs) > 1 else (None, None)
-        pair = *pairs[0], *weak, batch["labels"].flatten(), lam
-        denominator = batch["denominator"]
+        read = [self.hidden(name, batch) for name in self.sources]
+        weak = read[1] if len(read) > 1 else (None, None)
+        labels, denominator = batch["labels"].flatten(), batch["denominator"]
+        pair = *read[0], *weak, labels, self.lam
         if record is None:
-            return mixed_linear_cross_entropy(*pair, denominator=denominator)
-        level: Literal["cheap", "full"] = "full" if record.full else "cheap"
-        loss, dynamics = mixed_linear_cross_entropy(*pair, denominator=denominator, dynamics=level)
-        record.update(dynamics, completion_tokens(batch), len(pairs[0][1]))
-        return loss
+            mixed = mixed_linear_cross_entropy(*pair, denominator=denominator)
+        else:
+            level: Literal["cheap", "full"] = "full" if record.full else "cheap"
+            mixed, dynamics = mixed_linear_cross_entropy(
+                *pair, denominator=denominator, dynamics=level
+            )
+            record.update(dynamics, completion_tokens(batch), len(read[0][1]))
+        by_itself = (
+            mixed_linear_cross_entropy(*one, None, None, labels, 1.0, denominator=denominator)
+            for one in (read if alone else [])
+        )
+        return mixed, *by_itself
 
     def loss(self, batch: Batch) -> Tensor:
         """The mixture's cross-entropy, with the dynamics of every n-th optimizer step."""
         recorded = self.global_step % self.dynamics.every_n_steps == 0
         record = self.train_dynamics if recorded and self.dynamics.level != "off" else None
-        return self(batch, self.lam, tuple(self.sources), record)
+        return self(batch, record)[0]
 
     def on_optimizer_step_end(self) -> None:
         """Log the dynamics that the step recorded."""
@@ -127,16 +137,14 @@ class WeakDrivenModule(Pair):
         """To the logger at once, since Lightning's own cadence is another."""
         means = self.train_dynamics.compute().means
         self.train_dynamics.reset()
-        if self.logger is not None:
-            scalars = {f"dynamics/{name}": mean.item() for name, mean in means.items()}
-            self.logger.log_metrics(scalars, step=self.global_step - 1)
+        scalars = {f"dynamics/{name}": mean.item() for name, mean in means.items()}
+        for logger in self.loggers:
+            logger.log_metrics(scalars, step=self.global_step - 1)
 
     def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Of the mixture, and of each branch alone."""
         record = self.val_dynamics if self.dynamics.level != "off" else None
-        mixed = self(batch, self.lam, tuple(self.sources), record)
-        alone = {f"{name}_loss": self(batch, 1.0, (name,)) for name in self.sources}
-        return {"loss": mixed, **alone}
+        return dict(zip(self.loss_names, self(batch, record, alone=True), strict=True))
 
     def histograms(self) -> dict[str, Tensor]:
         """Of the dynamics of all validation tokens."""
