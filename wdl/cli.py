@@ -133,7 +133,9 @@ def _parse(words: list[str]) -> dict[str, Any]:
     except SystemExit:  # --help, --print_config
         return {"faults": [f"wdl {' '.join(words)} runs nothing; leave the stage out"]}
     folder = os.path.abspath(os.path.join(config.runs, config.name)) if verb == "fit" else None
-    return {"inputs": dict(paths_in(config.as_dict())), "folder": folder}
+    read = paths_in(config.as_dict())
+    inputs = {name.replace(".init_args", ""): path for name, path in read}  # as users write them
+    return {"inputs": inputs, "folder": folder}
 
 
 def _report(error: UserError) -> NoReturn:
