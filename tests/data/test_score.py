@@ -64,7 +64,7 @@ def test_a_finished_file_is_not_scored_again(
 ) -> None:
     main(["score", *options, "--out", "h.jsonl"])
     before = Path("h.jsonl").stat().st_mtime_ns
-    monkeypatch.delattr("wdl.data.score.load_branch")
+    monkeypatch.setattr("wdl.branches.loading.load_branch", None)
     main(["score", *options, "--out", "h.jsonl"])
     assert Path("h.jsonl").stat().st_mtime_ns == before
     last = capsys.readouterr().out.splitlines()[-2:]
@@ -108,7 +108,7 @@ def score_alone(rank: int, world: int, options: list[str]) -> None:
 
 def start(world: int, options: list[str]) -> list[BaseProcess]:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["wdl.data.score"])
+    processes.set_forkserver_preload(["wdl.data.score_store"])
     ranks: list[BaseProcess] = [
         processes.Process(target=score_alone, args=(rank, world, options)) for rank in range(world)
     ]

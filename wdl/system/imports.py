@@ -5,6 +5,7 @@ Who needs them imports them all the same, later: ``from torchmetrics.text.bert i
 """
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,10 @@ _EXTRAS = ("transformers", "matplotlib")
 
 @contextmanager
 def without_extras() -> Iterator[None]:
-    """What is imported meanwhile, if for the first time, does without them where it can."""
+    """What is imported meanwhile, Lightning for the first time, does without them where it can."""
+    if "lightning" in sys.modules:
+        yield
+        return
     from lightning_utilities.core.imports import RequirementCache
 
     is_there = RequirementCache.__bool__
