@@ -95,7 +95,7 @@ def launch(cases: list[Case], out: Path) -> None:
     """Run ``cases`` in one group of two processes."""
     write_cases(cases, out / "cases.json")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    script = Path(__file__).with_name("ranks.py")
+    script = Path(__file__).parents[1] / "ranks.py"
     command = [*torchrun, "--standalone", str(script), f"{out}/cases.json", str(out)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     child = subprocess.run(command, env=environment, capture_output=True, text=True)
