@@ -9,7 +9,9 @@ from conftest import CONFIGS
 from wdl.cli import main
 from wdl.config.packaged import find_config
 from wdl.config.parser import check_syntax, with_packaged
+from wdl.data.encoding import with_system_prompt
 from wdl.errors import UserError
+from wdl.generation.protocols import find_protocol
 
 BASES = ["joint.yaml", "sft.yaml"]
 NOT_A_RUN = ["pipeline.yaml", "pipeline-rounds.yaml"]
@@ -45,6 +47,22 @@ def test_overlays_change_neither_lists_nor_classes(
     assert changed["trainer"]["callbacks"] == base["trainer"]["callbacks"]
     for key in ("strategy",):
         assert changed["trainer"][key]["class_path"] == base["trainer"][key]["class_path"]
+
+
+def test_the_papers_recipe_inherits_nothing_from_the_tiny_one_by_chance(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    overlay = yaml.safe_load((CONFIGS / "qwen3-4b.yaml").read_text())
+    for base in BASES:
+        config = printed(capsys, base, "qwen3-4b.yaml")
+        optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
+        tiny = yaml.safe_load((CONFIGS / base).read_text())["model"]["optimizer"]["init_args"]
+        assert tiny.keys() <= overlay["model"]["optimizer"]["init_args"].keys()
+        assert optimizer["weight_decay"] == 0
+        trained_with = config["data"]["init_args"]["system_prompt"]
+        question = [{"role": "user", "content": "?"}]
+        opening = with_system_prompt(question, trained_with)[0]["content"]
+        assert opening == find_protocol(config["evaluation"]["protocol"]).system_prompt
 
 
 def test_defaults_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from wdl.branches.loading import load_branch
+from wdl.branches.packed_attention import _in_one_dtype
 from wdl.branches.reading import hidden_states, output_head
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 
@@ -115,3 +118,14 @@ def test_an_empty_pack_counts_for_nothing(pair: tuple[Path, Path]) -> None:
     loss, gradients = loss_and_gradients(load_branch(str(pair[0])), [batch])
     assert loss == 0
     assert not any(gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_norm_that_autocast_lets_promote_does_not_cost_the_kernel(autocast: bool) -> None:
+    norm = Qwen3RMSNorm(16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = nn.functional.linear(torch.ones(1, 2, 4, 16), torch.eye(16))
+        query = norm(value)
+        assert (query.dtype != value.dtype) == autocast  # of which the kernel takes one alone
+        dtypes = {operand.dtype for operand in _in_one_dtype(query, query, value)}
+    assert dtypes == {torch.bfloat16 if autocast else torch.float32}

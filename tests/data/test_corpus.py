@@ -84,6 +84,17 @@ def test_system_prompts(corpus: Callable[..., Corpus], tokenizer: PreTrainedToke
     assert str(tokenizer.decode(other[0])).startswith("<|im_start|>system\nx<|im_end|>")
 
 
+def test_what_is_held_out_does_not_depend_on_the_system_prompt(
+    corpus: Callable[..., Corpus],
+) -> None:
+    own = {"role": "system", "content": "Mine."}
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    rows = [*ROWS, {"messages": [own, *turns]}, {"messages": turns}]
+    hashes = [column(corpus(rows, system_prompt=p).samples, "prompt_hash") for p in (None, "x")]
+    assert hashes[0].tolist() == hashes[1].tolist()
+    assert len(set(hashes[0])) == len(rows)
+
+
 @pytest.mark.parametrize(("too_long", "kept"), [("drop", 6), ("cut", 8)])
 def test_samples_that_are_too_long(too_long: str, kept: int, corpus: Callable[..., Corpus]) -> None:
     whole = corpus().samples

@@ -37,7 +37,10 @@ def test_inputs_and_faults_of_commands(tmp_path: Path) -> None:
         "evaluation.data": str(held_out),
     }
     assert fit["folder"] == str(tmp_path / "out" / "joint")
-    assert "--data.pth" in typo["faults"][0] and "see wdl fit --help" in typo["faults"][0]
+    assert (
+        "data.pth: there is no such key (data.path?)" in typo["faults"][0]
+        and "see wdl fit --help" in typo["faults"][0]
+    )
     assert score["inputs"] == {"model": str(weak), "data": str(tmp_path / "own.jsonl")}
     assert evaluate["inputs"] == {"model": f"a={weak},b=x/y", "data": str(held_out)}
     assert "train: there is no such verb" in verb["faults"][0]

@@ -26,7 +26,7 @@ from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.training.deepspeed import DeepSpeed
 from wdl.training.export import export_model
-from wdl.training.weak_driven import WeakDrivenModule
+from wdl.training.weak_driven import Dynamics, WeakDrivenModule
 
 LR = 0.5
 
@@ -238,3 +238,114 @@ def test_weights_that_are_not_finite_are_not_saved(
     with pytest.raises(UserError, match="weights are not finite after optimizer step 1"):
         trainer.save_checkpoint(tmp_path / "a.ckpt")
     assert not list(tmp_path.glob("*.ckpt"))
+
+
+class _Batches(pl.Callback):
+    """Keeps what a validation adds up: each batch's losses, unrounded, and its tokens."""
+
+    def __init__(self) -> None:
+        self.sums = dict.fromkeys(("loss", "strong_loss", "weak_loss"), 0.0)
+        self.tokens = self.batches = self.forwards = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, WeakDrivenModule)
+        losses = pl_module.validation_losses
+
+        def kept(batch: Any) -> dict[str, torch.Tensor]:
+            found = losses(batch)
+            for name, value in found.items():
+                self.sums[name] += value.item() * batch["denominator"]
+            self.tokens += batch["denominator"]
+            self.batches += 1
+            return found
+
+        pl_module.validation_losses = kept  # type: ignore[method-assign]
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, WeakDrivenModule)
+        for branch in pl_module.branches.values():
+            branch.base_model.register_forward_pre_hook(self._count)  # type: ignore[union-attr]
+
+    def _count(self, *_: Any) -> None:
+        self.forwards += 1
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
+def test_validation_sums_in_float64_and_reads_each_branch_once(
+    precision: Any, write_rows: Callable[..., Path], pair: tuple[Path, Path]
+) -> None:
+    rows = [{"instruction": f"{n}", "output": f"{n}" * (1 + n % 3)} for n in range(520)]
+    sources = ModelSource(pair[0]), ModelSource(pair[1])
+    data = every_sample_once(
+        write_rows(rows),
+        *sources,
+        val_fraction=0.99,
+        batch_size=1,
+        micro_batch_size=1,
+    )
+    seen = _Batches()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        precision=precision,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[seen],
+    )
+    module = WeakDrivenModule(*sources, dynamics=Dynamics("off"))
+    (logged,) = trainer.validate(module, data, verbose=False)
+    assert seen.batches >= 500
+    assert seen.forwards == 2 * seen.batches
+    for name, total in seen.sums.items():
+        assert logged[f"val/{name}"] == pytest.approx(total / seen.tokens, rel=1e-6, abs=0)
+
+
+class _Spoil(pl.Callback):
+    """Makes one gradient of the third step what it is told to, and keeps the weights before it."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.before: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        if trainer.global_step == 2 and not self.before:
+            self.before = gather_weights(pl_module)
+            norm = pl_module.branches["strong"].base_model.norm  # type: ignore[index,union-attr]
+            norm.register_full_backward_hook(
+                lambda *_: (torch.full_like(_[1][0], self.value), *_[1][1:])
+            )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("strategy", ["plain", "zero1", "zero2", "zero3"])
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    strategy: str, value: float, sums: Path, pair: tuple[Path, Path]
+) -> None:
+    """Nor one so large that clipping cannot tell its norm."""
+    spoil = _Spoil(value)
+    stage: Any = int(strategy[-1]) if strategy[-1].isdigit() else None
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        strategy="auto" if stage is None else DeepSpeed(stage),
+        max_epochs=1,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[spoil],
+    )
+    sources = ModelSource(pair[0]), ModelSource(pair[1])
+    module = WeakDrivenModule(*sources)
+    data = every_sample_once(sums, *sources, micro_batch_size=4)
+    with pytest.raises(
+        UserError, match=r"the norm of the gradient is (nan|inf) in optimizer step 3"
+    ) as error:
+        trainer.fit(module, data)
+    (line,) = error.value.lines()
+    assert "the weights are those of the step before" in line and re.search(r"idx \[\d+", line)
+    for name, weight in gather_weights(module).items():
+        assert torch.equal(weight, spoil.before[name])

@@ -7,6 +7,7 @@ Registered with transformers as ``wdl_packed``. A branch that uses it reads pack
 without the borders it refuses, where other attentions would mix the samples without a word.
 """
 
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import torch
@@ -93,6 +94,7 @@ def packed_attention(
     ]:
         raise RuntimeError(f"packed attention does not know {', '.join(strange)}")
     untold_windows.discard(sliding_window)
+    query, key, value = _in_one_dtype(query, key, value)
     groups = query.shape[1] // key.shape[1]
     q, k, v = query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
@@ -111,6 +113,13 @@ def packed_attention(
     parts = zip(*(part.split(lengths, dim=2) for part in (q, k, v)), strict=True)
     segments = [_attend(q, k, v, scaling, window) for q, k, v in parts]
     return torch.cat(segments, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _in_one_dtype(*operands: Tensor) -> Iterator[Tensor]:
+    """As autocast would have them, had no norm on the way given some of them 32 bits again."""
+    kind = operands[0].device.type
+    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return (operand.to(cast or operand.dtype) for operand in operands)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int | None) -> Tensor:

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 
 from wdl.branches.loading import load_config, load_tokenizer
 from wdl.branches.template import PROBE, QUESTION, probe, render
-from wdl.data.encoding import Encoded, compose, encode_batch, with_system_prompt
+from wdl.data.encoding import (
+    Encoded,
+    compose,
+    encode_batch,
+    encode_prompt,
+    with_system_prompt,
+)
 from wdl.data.records import OnBadRow, RecordReader, TooLong
 from wdl.data.rows import Faults, HubData, Part, RowError, data_parts
 from wdl.data.schemas import Record
@@ -35,6 +41,8 @@ ROWS_PER_WRITE = 500
 ROWS_PER_WORKER = 20_000
 # What a completion is; raised in the keys of caches and scores whenever that changes.
 MASK = "answer and end of turn, 2"
+# What a sample is held out by; raised likewise.
+SPLIT = "prompt without data.system_prompt"
 
 _RECORDS = pa.schema(
     [
@@ -173,6 +181,7 @@ class Corpus:
             "template": str(self.tokenizer.chat_template),
             "system_prompt": self.system_prompt,
             "mask": MASK,
+            "split": SPLIT,
         }
 
     def key(self) -> dict[str, Any]:
@@ -266,12 +275,15 @@ def _encode_records(
         raise faults.error()
     _warn_of_rows(faults, faults.total)
     samples = kept.values()
+    prompts = [sample["input_ids"][: sample["prompt_length"]] for sample in samples]
+    if system_prompt is not None:  # on which it must not depend what is held out
+        prompts = [encode_prompt(tokenizer, records["messages"][number]) for number in kept]
     return {
         "idx": [records["idx"][number] for number in kept],
         "input_ids": [sample["input_ids"] for sample in samples],
         "prompt_length": [sample["prompt_length"] for sample in samples],
         "length": [len(sample["input_ids"]) for sample in samples],
-        "prompt_hash": [_hash(s["input_ids"][: s["prompt_length"]]) for s in samples],
+        "prompt_hash": [_hash(prompt) for prompt in prompts],
     }
 
 

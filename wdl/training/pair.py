@@ -17,7 +17,6 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from wdl import __version__
 from wdl.branches.loading import load_branch, model_digest
@@ -28,6 +27,7 @@ from wdl.config.paths import ModelSource
 from wdl.data.encoding import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
+from wdl.metrics.token_mean import TokenMean
 from wdl.system.types import PreTrainedModel
 from wdl.training.optimizer_step import OptimizerStep, Schedule, make_optimizer, with_schedule
 from wdl.training.resume import Agreement, check_weights, resume
@@ -113,7 +113,7 @@ class Pair(pl.LightningModule):
 
     def control(self) -> list[str]:
         """Options of ``wdl fit`` that make a run the control of this one: no earlier state."""
-        return ["--model.weak", "null"]
+        return ["--model.weak", "null", "--model.weak_dtype", "null"]
 
     @property
     def strong(self) -> PreTrainedModel:
@@ -151,8 +151,7 @@ class Pair(pl.LightningModule):
             elif self.gradient_checkpointing:
                 branch.gradient_checkpointing_enable({"use_reentrant": False})
             self.branches[name] = branch
-        for name in self.loss_names:  # in 16 bits, a strategy's default, sums would stop growing
-            self.val_losses[name] = MeanMetric().set_dtype(torch.float64)
+        self.val_losses.update({name: TokenMean() for name in self.loss_names})
 
     def hidden(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
         """What a branch's output head reads [B·T, H], with a graph if it trains; its weight."""
@@ -215,8 +214,8 @@ class Pair(pl.LightningModule):
         # an empty batch runs too: under ZeRO stage 3 every forward pass is a collective
         batch["denominator"] = max(tokens, 1)
         for name, value in self.validation_losses(batch).items():
-            metric = cast(MeanMetric, self.val_losses[name])
-            metric.update(value, weight=tokens)
+            metric = cast(TokenMean, self.val_losses[name])
+            metric.update(value, tokens)
             self.log(f"val/{name}", metric, prog_bar=name == "loss", batch_size=1)
 
     def validation_losses(self, batch: Batch) -> dict[str, Tensor]:
