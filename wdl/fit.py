@@ -173,6 +173,12 @@ class FitCLI(LightningCLI):
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.check_inputs(self.model.sources["strong"])
+        if fitting:
+            config = self.config[self.subcommand]
+            try:
+                Path(config.runs, config.name).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--runs {config.runs}: cannot be written ({error})") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and wherever else a user wants."""

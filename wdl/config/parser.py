@@ -127,15 +127,20 @@ def check_syntax(files: Iterable[Path]) -> None:
 _OF_A_CLASS = re.compile(
     r"(?:Parser key \"(?P<key>[\w.]+)\"|(?P<plain>[\w.]+)):\s+Does not validate against any of the "
     r"Union subtypes\s+Subtypes: .*?Errors:\s+- (?:Problem with given class_path '[\w.]+':\s+)?"
-    r"(?:(?P<option>Parser key|Option|unrecognized arguments:)|(?=[\w.]+: ))(?P<fault>.*)"
+    r"(?:(?P<option>Parser key|Option|unrecognized arguments:|the following arguments are "
+    r"required:)|(?=[\w.]+: ))(?P<fault>.*)"
     r"\s+- Expected an? (?:<class 'NoneType'>|null)\s+Given value type: "
     r".*?(?:key='(?P<nested>[\w.]+)'.*)?$",
     re.DOTALL,
 )
 """What jsonargparse says of an option of a class that a key stands for: model, data."""
 _PLAIN = {
+    r"(?s)^Parser key \"([\w.]+)\":.*Not a valid subclass of (\w+).*Given value: (.*)$": (
+        r"\1: \3 is no class of \2; give options, or class_path and init_args. Got value: \3"
+    ),
     r"(?s)^Parser key \"([\w.]+)\":\s+- Expected a path but (\S+) either not .*": (
-        r"\1: \2 names no class that fits here; give one that can be imported, MODULE.CLASS"
+        r"\1: \2 names no class that fits here; give one that can be imported, MODULE.CLASS, and "
+        r"defines what its base asks for"
     ),
     r"<class '(?:\w+\.)*(\w+)'>": r"\1",
     r"NoneType": "null",
@@ -182,6 +187,9 @@ def _unwrapped(message: str) -> str:
         fault = (wrapped["option"] or "") + wrapped["fault"]
         own = re.match(r"(?:Parser key \"([\w.]+)\"|([\w.]+)):\s*(.*)", fault, re.DOTALL)
         unknown = re.match(r"Option '([\w.]+)'|unrecognized arguments: --([\w.]+)", fault)
+        missing = re.match(r"the following arguments are required: ([\w.]+)", fault)
+        if missing:
+            return f'Parser key "{key}.{missing[1]}": there is none; give one'
         if unknown:
             option = wrapped["nested"] or unknown[1] or unknown[2]
             return f"Option '{key}.{option}' is not accepted"

@@ -8,6 +8,7 @@ repeated, resumed, and shared out among any number of processes.
 """
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from wdl.errors import UserError
 from wdl.system.types import Dataset, PreTrainedTokenizerBase
 
 
-class PlannedDataModule(pl.LightningDataModule):
+class PlannedDataModule(pl.LightningDataModule, ABC):
     """Base of the data modules.
 
     Eleven arguments: each is a key of a run's configuration.
@@ -101,6 +102,7 @@ class PlannedDataModule(pl.LightningDataModule):
         )
         self.plan: Plan | None = None
 
+    @abstractmethod
     def draw(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Which of ``train_samples`` an epoch goes through.
 
@@ -111,7 +113,6 @@ class PlannedDataModule(pl.LightningDataModule):
             [draws] positions, duplicates allowed; [samples] probabilities that they were drawn
             with, float64, which sum to 1.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no draw; a method defines one")
 
     def settings(self) -> dict[str, Any]:
         """What the method adds to the record of the data that a model was made from."""

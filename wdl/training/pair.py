@@ -7,6 +7,7 @@ finite are the same for every method. A method is a subclass with a ``loss``, ch
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -33,7 +34,7 @@ from wdl.training.optimizer_step import OptimizerStep, Schedule, make_optimizer,
 from wdl.training.resume import Agreement, check_weights, resume
 
 
-class Pair(pl.LightningModule):
+class Pair(pl.LightningModule, ABC):
     """Base of all methods.
 
     Args:
@@ -100,12 +101,12 @@ class Pair(pl.LightningModule):
         self._frozen: dict[str, str] = {}
         self._step = OptimizerStep()
 
+    @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The loss of a micro-batch: a sum over its completion tokens / ``batch["denominator"]``.
 
         Called inside the strategy's forward, where sharded output heads are at hand.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no loss; a method defines one")
 
     def settings(self) -> dict[str, Any]:
         """What the method adds to the record of how a model was made."""
