@@ -7,7 +7,7 @@ A file is JSON, JSON Lines (also .zst) or Parquet, in any of the schemas of the 
     {"problem", "solution"}                    or "answer"; a solution ends in \boxed{}
     {"original_text", "ans"}
     {"prompt", "reward_model": {"ground_truth"}}
-    {"question", "options", "correct"}         multiple choice
+    {"question", "options", "correct"}         multiple choice, see :mod:`wdl.questions.choices`
     {"Body", "Question", "Answer"}             SVAMP's own
 
 each with an optional "id".
@@ -25,6 +25,7 @@ from wdl.data.rows import HubData, RowError, rows_of
 from wdl.errors import MAX_FAULTS, UserError
 from wdl.grading.answers import last_boxed
 from wdl.questions.benchmarks import Benchmark
+from wdl.questions.choices import choices
 
 QUESTION_KEYS = ("question", "instruction", "problem", "original_text", "prompt", "Question")
 ANSWER_KEYS = ("answer", "ans", "correct", "Answer")
@@ -54,6 +55,8 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     for line, row in _rows(benchmark, file, faults):
         try:
             problem = parse_problem(row, default_id=str(len(problems)))
+            if benchmark.kind == "letter" and not re.fullmatch("[A-Za-z]", problem.reference):
+                raise RowError(f"the answer is {problem.reference!r}; a choice is one letter")
             if problem.id in problems:
                 raise RowError(f"id {problem.id!r} occurs twice; make it unique or drop it")
         except RowError as fault:
@@ -80,22 +83,26 @@ def parse_problem(row: Any, default_id: str) -> Problem:
     """
     if not isinstance(row, dict):
         raise RowError("a row is an object with a question and an answer; write {...}")
-    return Problem(
-        id=str(row.get("id", row.get("unique_id", default_id))),
-        question=_question(row),
-        reference=_reference(row),
-    )
+    row = {key: value for key, value in row.items() if value is not None}
+    identity = row.get("id", row.get("unique_id", default_id))
+    if not isinstance(identity, str | int) or isinstance(identity, bool):
+        raise RowError("'id' is neither text nor number; mend it or drop it")
+    question, options = _question(row), choices(row)
+    if options is None:
+        return Problem(str(identity), question, _reference(row))
+    return Problem(str(identity), f"{question}\n\n{options[0]}", options[1])
 
 
 def _question(row: dict[str, Any]) -> str:
     key = next((key for key in QUESTION_KEYS if row.get(key)), None)
     if key is None:
         raise RowError(f"the row has no question; give one of {', '.join(QUESTION_KEYS)}")
-    text = row[key] if isinstance(row[key], str) else _user_message(row[key])
-    parts = [str(row.get("Body") or ""), text, str(row.get("input") or "")]
-    if row.get("options"):
-        parts.append("\n".join(str(option) for option in row["options"]))
-    return "\n\n".join(part.strip() for part in parts if part.strip())
+    text = _user_message(row[key]) if isinstance(row[key], list) else row[key]
+    parts = {"Body": row.get("Body", ""), key: text, "input": row.get("input", "")}
+    for name, part in parts.items():
+        if not isinstance(part, str):
+            raise RowError(f"{name!r} is {part!r}; give it a text")
+    return "\n\n".join(part.strip() for part in parts.values() if part.strip())
 
 
 def _user_message(messages: Any) -> str:
@@ -115,11 +122,13 @@ def _reference(row: dict[str, Any]) -> str:
     if isinstance(reward, dict) and reward.get("ground_truth") is not None:
         return _filled(str(reward["ground_truth"]), "ground_truth")
     for key in ANSWER_KEYS:
-        if row.get(key) is not None:
+        if key in row:
+            if not isinstance(row[key], str | int | float) or isinstance(row[key], bool):
+                raise RowError(f"{key!r} is {row[key]!r}; give it one text or number")
             answer = str(row[key])
             return _filled(answer.rpartition("####")[2] if "####" in answer else answer, key)
     for key in SOLUTION_KEYS:
-        if row.get(key) is not None:
+        if key in row:
             return _filled(_end_of_solution(str(row[key])), key)
     keys = ", ".join((*ANSWER_KEYS, *SOLUTION_KEYS, "reward_model.ground_truth"))
     raise RowError(f"the row has no answer; give one of {keys}")
