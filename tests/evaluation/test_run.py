@@ -91,6 +91,27 @@ def test_what_is_done_is_not_done_again(
     assert capsys.readouterr().out.count("graded already") == 2
 
 
+def test_answers_are_graded_again_without_generating_them(
+    pair: tuple[Path, Path], data: Path, protocol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(command(pair, data, protocol, "out"))
+    before = contents(Path("out"))
+    monkeypatch.delattr("wdl.generation.transformers_engine.AutoModelForCausalLM")
+    monkeypatch.setattr("wdl.grading.grader.RULES_VERSION", 1000)
+    monkeypatch.setattr("wdl.grading.grader.find_answer", lambda *_: "2")  # all are right now
+    with pytest.raises(SystemExit, match="2"):
+        main(command(pair, data, protocol, "out"))
+    assert contents(Path("out")) == before
+    main([*command(pair, data, protocol, "out"), "--regrade", "true"])
+    answers = [json.loads(line) for line in Path("out/weak/arithmetic.jsonl").open()]
+    assert {answer["status"] for answer in answers} == {"correct"}
+    old = [json.loads(line) for line in before["weak/arithmetic.jsonl"].splitlines()]
+    assert [a["completion"] for a in answers] == [a["completion"] for a in old]
+    record = json.loads(Path("out/weak/arithmetic.json").read_text())
+    assert record["inputs"]["grader"]["rules"] == 1000
+    assert record["results"]["accuracy"] == 1
+
+
 def test_results_under_another_protocol_are_not_mixed(
     pair: tuple[Path, Path], data: Path, protocol: Path
 ) -> None:

@@ -52,12 +52,17 @@ def prepare(
 
 
 def run_jobs(
-    jobs: Sequence[Job], engine: Engine, described: dict[str, Any], out: Path, grader: BaseGrader
+    jobs: Sequence[Job],
+    engine: Engine,
+    described: dict[str, Any],
+    out: Path,
+    grader: BaseGrader,
+    regrade: bool = False,
 ) -> dict[str, Any]:
     """The results of one model by benchmark; what an earlier run has done is not done again.
 
     The engine, which has ``described`` itself, is closed at the end. A benchmark's own grader goes
-    before ``grader``.
+    before ``grader``. With ``regrade``, answers that another grader has judged are judged again.
 
     Raises:
         UserError: ``out`` holds results or answers that were made in another way.
@@ -65,26 +70,37 @@ def run_jobs(
     """
     with closing(engine):
         whole = (replace(job, inputs=described | job.inputs) for job in jobs)
-        return {job.problems.benchmark.name: _run_job(job, engine, out, grader) for job in whole}
+        return {
+            job.problems.benchmark.name: _run_job(job, engine, out, grader, regrade)
+            for job in whole
+        }
 
 
-def _run_job(job: Job, engine: Engine, out: Path, grader: BaseGrader) -> dict[str, Any]:
+def _run_job(
+    job: Job, engine: Engine, out: Path, grader: BaseGrader, regrade: bool
+) -> dict[str, Any]:
     record = out / job.label / f"{job.problems.benchmark.name}.json"
-    journal_file = record.with_suffix(".journal.jsonl")
+    journal_file, answers_file = (record.with_suffix(f".{x}") for x in ("journal.jsonl", "jsonl"))
     grader = job.problems.benchmark.grader or grader
     inputs = job.inputs | {"grader": grader.describe()}
-    if record.is_file():
-        result = json.loads(record.read_text())
-        refuse_other(record, result["inputs"], inputs)
-        print(f"{job.label} on {job.problems.benchmark.name}: graded already, in {record}")
+    earlier = json.loads(record.read_text()) if record.is_file() else None
+    if earlier is not None:
+        regrade = regrade and earlier["inputs"]["grader"] != inputs["grader"]
+        graded_by = inputs if regrade else earlier["inputs"]
+        refuse_other(record, earlier["inputs"] | {"grader": graded_by["grader"]}, inputs)
+        if not regrade:
+            journal_file.unlink(missing_ok=True)  # of a kill behind the record
+            print(f"{job.label} on {job.problems.benchmark.name}: graded already, in {record}")
+            return earlier
+        with answers_file.open(encoding="utf-8") as lines:
+            entries = [json.loads(line) for line in lines]
     else:
         with Journal(journal_file, job.inputs) as journal:
             entries = _generate(job, journal, engine)
-        answers = _grade(job, entries, grader)
-        lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
-        write_lines(record.with_suffix(".jsonl"), lines)
-        result = {"results": summarise(answers), "inputs": inputs}
-        write_json(record, result)
+    answers = _grade(job, entries, grader)
+    write_lines(answers_file, (json.dumps(answer, ensure_ascii=False) for answer in answers))
+    result = {"results": summarise(answers), "inputs": inputs}
+    write_json(record, result)
     journal_file.unlink(missing_ok=True)
     return result
 

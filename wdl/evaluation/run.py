@@ -40,6 +40,7 @@ def evaluate(
     protocol: str = "paper",
     engine: EngineName = TRANSFORMERS,
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
+    regrade: bool = False,
 ) -> None:
     """Grade the answers of one or more models on benchmarks.
 
@@ -58,6 +59,8 @@ def evaluate(
         engine: What generates: transformers for tiny models, vllm for all others, or a YAML file
             with the class_path and init_args of an engine of your own.
         vllm: Where vLLM is and what it may use.
+        regrade: Judge the answers in ``out`` again where the grading rules have changed since;
+            nothing is generated again.
     """
     from wdl.evaluation.figures import write_accuracies
     from wdl.evaluation.jobs import prepare, run_jobs
@@ -87,7 +90,7 @@ def evaluate(
         for label in models:
             try:
                 results[label] = run_jobs(
-                    jobs[label], engines[label], described[label], Path(out), grader
+                    jobs[label], engines[label], described[label], Path(out), grader, regrade
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)
