@@ -62,7 +62,7 @@ def make_batch(packed: bool = False) -> Batch:
 def run(module: WeakDrivenModule, packed: bool = False) -> tuple[torch.Tensor, dict[str, Any]]:
     """Loss of a batch after its backward pass, and the means of all dynamics."""
     record = MeanDynamics(full=True, weak=True)
-    loss = module(make_batch(packed), 0.4, ("strong", "weak"), record)
+    (loss,) = module(make_batch(packed), record)
     loss.backward()
     return loss, record.compute().means
 
