@@ -1,5 +1,8 @@
 """Selection through the data module: scored or read from a file, drawn, logged and pictured."""
 
+import os
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +10,14 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from processes import wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wdl.config.paths import DataSource, InputPath, ModelSource
 from wdl.data.entropy_table import EntropyTable
+from wdl.data.score_store import EntropyStore
 from wdl.data.selection_figure import selection_figure
 from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.data.weights import sampling_weights
@@ -19,7 +25,12 @@ from wdl.errors import UserError
 
 
 def set_up(
-    data: Path, strong: Path, weak: Path | None = None, **selection: Any
+    data: Path,
+    strong: Path,
+    weak: Path | None = None,
+    cache: str = "runs/cache",
+    devices: int = 1,
+    **selection: Any,
 ) -> WeakDrivenDataModule:
     module = WeakDrivenDataModule(
         DataSource(data),
@@ -28,12 +39,15 @@ def set_up(
         Selection(**selection),
         batch_size=8,
         val_fraction=0.2,
+        cache=cache,
     )
     module.trainer = pl.Trainer(
         accelerator="cpu",
+        devices=devices,
         logger=TensorBoardLogger("logs", name="", version=""),
         enable_checkpointing=False,
     )
+    module.trainer.strategy.setup_environment()
     module.check_inputs()
     module.setup("fit")
     module.trainer.loggers[0].finalize("success")  # writes what is buffered
@@ -70,6 +84,41 @@ def test_branches_are_scored(sums: Path, pair: tuple[Path, Path]) -> None:
         scalars["selection/unique"] / scalars["selection/samples"]
     )
     assert events.Tags()["images"] == ["selection"]
+
+
+def one_of_two(rank: int, port: int, data: Path, pair: tuple[Path, Path], finished: Path) -> None:
+    """A process that looks late, when another run has just finished the scores."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    load = EntropyStore.load
+
+    def late(store: EntropyStore) -> EntropyTable | None:
+        store.file.parent.mkdir(parents=True, exist_ok=True)
+        wait_for(lambda: list(store.file.parent.iterdir()))
+        if not store.file.is_file():
+            other_run = finished / store.file.parent.name
+            shutil.copytree(other_run, store.file.parent, dirs_exist_ok=True)
+        return load(store)
+
+    if rank == 1:
+        EntropyStore.load = late  # type: ignore[assignment,method-assign]
+    set_up(data, *pair, cache="shared", devices=2)
+
+
+def test_two_runs_that_share_scores_both_finish(sums: Path, pair: tuple[Path, Path]) -> None:
+    set_up(sums, *pair, cache="other")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = torch.multiprocessing.spawn(
+        one_of_two, (port, sums, pair, Path("other/entropy").resolve()), nprocs=2, join=False
+    )
+    try:
+        wait_for(lambda: processes.join(timeout=1), 60)
+    finally:
+        for process in processes.processes:
+            process.kill()
 
 
 @pytest.mark.parametrize("scheme", ["normalised", "v2", "brownboost"])

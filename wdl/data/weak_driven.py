@@ -145,17 +145,19 @@ class WeakDrivenDataModule(PlannedDataModule):
         """Entropies of the training samples under one branch; every process scores a share."""
         assert self.trainer is not None
         source, strategy = self.branches[name], self.trainer.strategy
+        first = self.trainer.is_global_zero
         device = strategy.root_device
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         key = {
             **self.corpus.key(),
-            "branch": model_digest(source),
+            "branch": strategy.broadcast(model_digest(source) if first else ""),
             "val_fraction": self.val_fraction,
             "dtype": str(dtype),
         }
         folder = self.cache / "entropy" / value_digest(key)[:16]
         store = EntropyStore(folder / "entropy.jsonl", key)
-        if (scores := store.load()) is None:
+        # one process looks: another run may finish the file before the others do
+        if strategy.broadcast(first and store.load() is None):
             store.score(
                 lambda: load_branch(source, dtype, device=device),
                 self.train_samples,
@@ -165,9 +167,9 @@ class WeakDrivenDataModule(PlannedDataModule):
                 self.trainer.world_size,
             )
             strategy.barrier("scored")
-            if self.trainer.is_global_zero and not store.finish(len(self.train_samples)):
+            if first and not store.finish(len(self.train_samples)):
                 raise RuntimeError(f"{folder}: some samples have no score")
             strategy.barrier("merged")
-            scores = store.load()
-            assert scores is not None
+        scores = store.load()
+        assert scores is not None
         return scores

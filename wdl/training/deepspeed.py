@@ -5,6 +5,7 @@ that, exposes only the settings that a configuration should have, writes checkpo
 or not there, and validates checkpoints of every stage and number of processes.
 """
 
+import gc
 import itertools
 import shutil
 import time
@@ -119,6 +120,21 @@ class DeepSpeed(DeepSpeedStrategy):
         """Wait for all processes, however long one of them has to work alone."""
         if self._multi_device and distributed.is_initialized():
             wait_for_all_processes()
+
+    def teardown(self) -> None:
+        """Also let go of the engine, whose copies of all weights leave a child process no room."""
+        super().teardown()
+        engine: Any = self.model
+        if engine is not None and engine is not self.lightning_module:  # or it was never made
+            engine.destroy()
+            engine.module_forward_pre_hook.remove()
+            engine.module_forward_post_hook.remove()
+            for parameter in engine.module.parameters():
+                vars(parameter).pop("_z3_optimizer", None)
+        del engine
+        self.model, self.optimizers, self.lr_scheduler_configs = self.lightning_module, [], []
+        gc.collect()  # engine and optimizer hold each other
+        torch.cuda.empty_cache()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
