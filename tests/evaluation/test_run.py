@@ -103,7 +103,9 @@ def test_answers_are_graded_again_without_generating_them(
         main(command(pair, data, protocol, "out"))
     assert contents(Path("out")) == before
     main([*command(pair, data, protocol, "out"), "--regrade", "true"])
-    answers = [json.loads(line) for line in Path("out/weak/arithmetic.jsonl").open()]
+    answers = [
+        json.loads(line) for line in contents(Path("out"))["weak/arithmetic.jsonl"].splitlines()
+    ]
     assert {answer["status"] for answer in answers} == {"correct"}
     old = [json.loads(line) for line in before["weak/arithmetic.jsonl"].splitlines()]
     assert [a["completion"] for a in answers] == [a["completion"] for a in old]
