@@ -173,7 +173,7 @@ class FitCLI(LightningCLI):
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.check_inputs(self.model.sources["strong"])
-        if fitting:
+        if fitting and not self.trainer.fast_dev_run:  # which leaves nothing behind
             config = self.config[self.subcommand]
             try:
                 Path(config.runs, config.name).mkdir(parents=True, exist_ok=True)
