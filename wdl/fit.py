@@ -173,8 +173,8 @@ class FitCLI(LightningCLI):
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.check_inputs(self.model.sources["strong"])
-        if fitting and not self.trainer.fast_dev_run:  # which leaves nothing behind
-            config = self.config[self.subcommand]
+        config = self.config[self.subcommand]
+        if fitting and not config.trainer.fast_dev_run:  # which leaves nothing behind
             try:
                 Path(config.runs, config.name).mkdir(parents=True, exist_ok=True)
             except OSError as error:
