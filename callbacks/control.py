@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
@@ -12,11 +13,20 @@ from wdl.training.run_folder import RunFolder
 CONTROL = "sft_control"
 
 
-def train_control(run: RunFolder, options: Sequence[str]) -> RunFolder | None:
-    """A run within ``run``'s folder, with its settings but for ``options``; None if it failed."""
+def train_control(
+    run: RunFolder, options: Sequence[str], overlay: Path | None = None
+) -> RunFolder | None:
+    """A run within ``run``'s folder, with its settings but for ``options``; None if it failed.
+
+    Args:
+        run: The run that has ended.
+        options: What makes another its control.
+        overlay: A YAML laid over the configuration before them.
+    """
     rank_zero_info(f"training the control: {' '.join(options)}")
     flags = [
         *("--config", str(run.config)),
+        *(() if overlay is None else ("--config", str(overlay))),
         *("--runs", str(run.path), "--name", CONTROL, "--ckpt_path", "null"),
         *options,
         *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),

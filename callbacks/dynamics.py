@@ -1,4 +1,4 @@
-"""The logit dynamics in TensorBoard: a chart of each quantity, with a curve of each branch."""
+"""Dynamics in TensorBoard: a chart of each quantity, with a curve of each branch or side."""
 
 import sys
 from collections.abc import Mapping
@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from wdl.metrics.dynamics import BRANCHES, EDGES, LOSSES
+from wdl.metrics.preference import SIDES
 from wdl.training.pair import Pair
 
 
 class BranchLogger(TensorBoardLogger):
-    """Writes what is of one branch to a run of the branch's own, under the tag that all share.
+    """Writes what is of one branch, or side of a pair, to a run of its own, under a shared tag.
 
     TensorBoard draws one chart of a tag, with a colour for each run: ``dynamics/margin/weak`` is
     the tag ``dynamics/margin`` in the run's folder ``dynamics/weak``. The validation losses keep
@@ -35,7 +36,8 @@ class BranchLogger(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Each metric where it belongs."""
-        losses = {f"val/losses/{of}": metrics[n] for of, n in LOSSES.items() if n in metrics}
+        several = LOSSES["strong"] in metrics
+        losses = {f"val/losses/{o}": metrics[n] for o, n in LOSSES.items() if several and n in metrics}
         for name, value in {**metrics, **losses}.items():
             writer, tag = self._place(name)
             writer.add_scalar(tag, value, step)
@@ -70,7 +72,7 @@ class BranchLogger(TensorBoardLogger):
     def _place(self, name: str) -> tuple[SummaryWriter, str]:
         """Writer of a metric, and its tag there."""
         tag, _, branch = name.rpartition("/")
-        if branch not in BRANCHES:
+        if branch not in (*BRANCHES, *SIDES):
             return self.experiment, name
         if branch not in self._branches:
             self._branches[branch] = SummaryWriter(Path(self.log_dir, "dynamics", branch))

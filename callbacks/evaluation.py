@@ -22,7 +22,7 @@ from wdl.callbacks.control import CONTROL, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
 
-from wdl.config.paths import ModelSource
+from wdl.config.paths import InputPath, ModelSource
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
@@ -47,8 +47,8 @@ class Evaluation(Callback):
     """Writes ``evaluation/`` and ``results.json`` to the run's folder.
 
     When a fit ends, ``weak``, ``strong_before``, ``strong_after`` and ``sft_control`` are graded:
-    plain SFT (no weak branch, uniform weights) from the same start on the same number of tokens,
-    without which no gain of the first three means anything.
+    plain SFT (no weak branch, uniform weights, of pairs the chosen answers) from the same start on
+    the same number of tokens, without which no gain of the first three means anything.
 
     ``wdl validate`` grades the strong branch of its checkpoint, and writes beside that to
     ``CHECKPOINT.evaluation/``. Without a checkpoint nothing is graded unless ``out`` is given; then
@@ -67,6 +67,8 @@ class Evaluation(Callback):
         out: Where ``wdl validate`` writes instead.
         sft_control: Train the control too, which costs about half of a joint run. With several
             nodes make it a run of its own.
+        control_config: A YAML laid over the control's configuration, where plain SFT wants other
+            settings than the method, such as a learning rate.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Evaluation(Callback):
         limit: float | None = 14400.0,
         out: str | None = None,
         sft_control: bool = False,
+        control_config: InputPath | None = None,
     ) -> None:
         if every_n_validations is not None and every_n_validations < 1:
             raise UserError(
@@ -94,6 +97,7 @@ class Evaluation(Callback):
         self.limit = limit
         self.out = out
         self.sft_control = sft_control
+        self.control_config = None if control_config is None else Path(control_config)
         self._validations = 0
         self._last: dict[str, Any] = {"step": 0, "metrics": {}}
 
@@ -107,6 +111,9 @@ class Evaluation(Callback):
             UserError: Benchmark, data, protocol or engine cannot be used, or the protocol's
                 answers do not fit the branch's context.
         """
+        overlay = self.control_config
+        if overlay is not None and not overlay.is_file():
+            raise UserError(f"evaluation.control_config: there is no file {overlay}; check its path")
         if self.benchmark is None:
             return
         from wdl.generation.engines import find_engine  # imports transformers
@@ -172,7 +179,8 @@ class Evaluation(Callback):
         scores: dict[str, Any] = {}
         models = _starting_points(pl_module) | {"strong_after": run.strong}
         if self.sft_control:
-            control = train_control(run, [*pl_module.control(), *data.control()])
+            options = [*pl_module.control(), *data.control()]
+            control = train_control(run, options, self.control_config)
             if control is not None:
                 models[CONTROL] = control.strong
                 trained = json.loads(control.results.read_text())
@@ -278,11 +286,14 @@ class Evaluation(Callback):
 
 
 def _starting_points(module: Pair) -> dict[str, str | Path]:
-    """The branches as they were before the fit."""
-    starts = {"weak": module.sources["weak"]} if "weak" in module.sources else {}
+    """The branches as they were before the fit, each once."""
+    starts: dict[str, str | Path] = {}
+    weak, strong = module.sources.get("weak"), module.sources["strong"]
+    if weak is not None and weak != strong:
+        starts["weak"] = str(weak)
     if module.pretrained:
-        starts["strong_before"] = module.sources["strong"]
-    return {name: str(source) for name, source in starts.items()}
+        starts["strong_before"] = str(strong)
+    return starts
 
 
 def _validation(metrics: Mapping[str, Any]) -> dict[str, float]:

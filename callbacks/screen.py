@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wdl.metrics.dynamics import BRANCHES, DYNAMICS, LOSSES
+from wdl.metrics.preference import SIDES
 
 FIRST = ("entropy", "margin", "p_target", "saturation")
 
@@ -21,27 +22,27 @@ class ValidationTable(Callback):
         if trainer.state.fn != "validate" or not trainer.is_global_zero:
             return
         found = {name: _shown(value.item()) for name, value in trainer.callback_metrics.items()}
-        branches = [name for name in BRANCHES if LOSSES[name] in found]
+        paired = LOSSES["strong"] in found
+        branches = [name for name in BRANCHES if paired and LOSSES[name] in found]
         first, rest = _table("per completion token", branches), _table("also", branches)
-        first.add_row("loss", *(found[LOSSES[name]] for name in branches))
-        others = _table("besides", ["value"])
-        quantities: dict[str, dict[str, str]] = {name: {} for name in FIRST}
+        sides, others = _table("mean of all pairs", list(SIDES)), _table("besides", ["value"])
+        if paired:
+            first.add_row("loss", *(found.pop(LOSSES[name]) for name in branches))
+        quantities: dict[str, dict[str, str]] = {f"{DYNAMICS}{name}": {} for name in FIRST}
         for name, value in found.items():
-            if name.startswith(DYNAMICS):
-                quantity, _, of = name.removeprefix(DYNAMICS).partition("/")
-                quantities.setdefault(quantity, {})[of] = value
-            elif name not in LOSSES.values():
-                others.add_row(name, value)
+            quantity, _, of = name.rpartition("/")
+            quantities.setdefault(quantity, {})[of] = value
         for quantity, values in quantities.items():
-            words = quantity.replace("_", " ")
-            if values and set(values) <= set(branches):
-                own = (values.get(branch, "") for branch in branches)
-                (first if quantity in FIRST else rest).add_row(words, *own)
-            else:
-                for of, value in values.items():
-                    others.add_row(f"{words}, {of.replace('_', ' ')}", value)
+            short = quantity.removeprefix(DYNAMICS).removeprefix("val/")
+            words = short.replace("_", " ")
+            for columns, table in ((branches, first if short in FIRST else rest), (SIDES, sides)):
+                if columns and values and set(values) >= set(columns[-1:]):
+                    table.add_row(words, *(values.pop(name, "") for name in columns))
+            for of, value in values.items():
+                known = {"": of, "val": f"val/{of}"}
+                others.add_row(known.get(quantity, f"{words}, {of.replace('_', ' ')}"), value)
         console = Console(width=80)  # in a narrower terminal a row is broken, and no number cut
-        for table in (first, rest, others):
+        for table in (first, rest, sides, others):
             if table.row_count:
                 console.print(table)
 

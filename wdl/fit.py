@@ -121,6 +121,9 @@ class FitCLI(LightningCLI):
         )
         for branch in ("strong", "weak"):
             parser.link_arguments(f"model.init_args.{branch}", f"data.init_args.{branch}")
+        # of data that know of none, this is no option, and the link is idle
+        stored = ("model.stored_reference", "data.init_args.reference")
+        parser.link_arguments(*stored, apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: checkpoints hold no hyperparameters, and none is opened before it is checked."""

@@ -57,12 +57,14 @@ class Pair(pl.LightningModule, ABC):
 
     Attributes:
         method, tags: What the model card says of how it was made.
-        loss_names: What validation logs as ``val/NAME``, per completion token.
+        loss_names: What validation logs as ``val/NAME``, the mean over what batches count.
+        stored_reference: Whose log-probabilities of all answers the batches are to bring.
     """
 
     method = "A model trained as the strong branch of a pair."
     tags: tuple[str, ...] = ("wdl",)
     loss_names: tuple[str, ...] = ("loss",)
+    stored_reference: ModelSource | None = None
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class Pair(pl.LightningModule, ABC):
             check_lora(lora, strong, weak, train_weak, pretrained)
         make_optimizer(optimizer, [nn.Parameter(torch.zeros(1, 1))])
         given = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
-        self.sources = {name: _lasting(source) for name, source in given.items()}
+        self.sources = {name: lasting(source) for name, source in given.items()}
         self.train_weak, self.weak_dtype = train_weak, weak_dtype
         self.pretrained = pretrained
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
@@ -294,6 +296,6 @@ class Pair(pl.LightningModule, ABC):
         return with_schedule(self.optimizer, self.parameters(), self.schedule, self.warmup, steps)
 
 
-def _lasting(source: ModelSource) -> ModelSource:
+def lasting(source: ModelSource) -> ModelSource:
     """The source itself: a link such as runs/NAME/latest/strong may point elsewhere tomorrow."""
     return ModelSource(os.path.realpath(source)) if os.path.exists(source) else source

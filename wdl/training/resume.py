@@ -29,6 +29,8 @@ class Agreement:
         path: Where the data are.
         frozen: Where the frozen weights come from, if there are any.
         frozen_sha256: Their hash.
+        reference: Whose log-probabilities the answers are compared with, if they are stored.
+        reference_sha256: Its hash.
     """
 
     accumulation: int
@@ -37,6 +39,8 @@ class Agreement:
     path: str
     frozen: str | None = None
     frozen_sha256: str | None = None
+    reference: str | None = None
+    reference_sha256: str | None = None
 
 
 def check_strategy(checkpoint: Path, stage: int | None, world_size: int) -> None:
@@ -116,6 +120,12 @@ def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
             f"model.weak: {now.frozen} is not what the checkpoint was trained with, "
             f"{before.frozen} with SHA-256 {before.frozen_sha256}; restore it, or start without "
             "--ckpt_path"
+        )
+    if now.reference_sha256 != before.reference_sha256:
+        raise UserError(
+            f"model.weak: the reference {now.reference} is not what the checkpoint was trained "
+            f"against, {before.reference} with SHA-256 {before.reference_sha256}; restore it, or "
+            "start without --ckpt_path"
         )
     if not fitting:
         if now.data != before.data:
