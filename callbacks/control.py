@@ -1,4 +1,7 @@
-"""Trains the control of a run: the same from the same start, without what the method adds."""
+"""What a run is compared with: where it began, and its control.
+
+The control is the same run from the same start, without what the method adds.
+"""
 
 import subprocess
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from wdl.system.processes import environment_of_child
+from wdl.training.pair import Pair
 from wdl.training.run_folder import RunFolder
 
 CONTROL = "sft_control"
@@ -36,3 +40,14 @@ def train_control(
         rank_zero_warn("the control failed, see above; the run itself is complete")
         return None
     return RunFolder.latest(run.path, CONTROL)
+
+
+def starting_points(module: Pair) -> dict[str, str | Path]:
+    """The branches as they were before the fit, each once."""
+    starts: dict[str, str | Path] = {}
+    weak, strong = module.sources.get("weak"), module.sources["strong"]
+    if weak is not None and weak != strong:
+        starts["weak"] = str(weak)
+    if module.pretrained:
+        starts["strong_before"] = str(strong)
+    return starts

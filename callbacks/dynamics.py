@@ -36,8 +36,9 @@ class BranchLogger(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Each metric where it belongs."""
-        several = LOSSES["strong"] in metrics
-        losses = {f"val/losses/{o}": metrics[n] for o, n in LOSSES.items() if several and n in metrics}
+        losses = {f"val/losses/{of}": metrics[n] for of, n in LOSSES.items() if n in metrics}
+        if LOSSES["strong"] not in metrics:  # of a method that has other losses
+            losses = {}
         for name, value in {**metrics, **losses}.items():
             writer, tag = self._place(name)
             writer.add_scalar(tag, value, step)

@@ -18,10 +18,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
-from wdl.callbacks.control import CONTROL, train_control
+
+from wdl.callbacks.control import CONTROL, starting_points, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
-
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
@@ -113,7 +113,7 @@ class Evaluation(Callback):
         """
         overlay = self.control_config
         if overlay is not None and not overlay.is_file():
-            raise UserError(f"evaluation.control_config: there is no file {overlay}; check its path")
+            raise UserError(f"evaluation.control_config: there is no {overlay}; check its path")
         if self.benchmark is None:
             return
         from wdl.generation.engines import find_engine  # imports transformers
@@ -177,7 +177,7 @@ class Evaluation(Callback):
         epochs = trainer.global_step / data.summary.steps
         tokens = {"strong_after": round(data.summary.tokens * epochs)}
         scores: dict[str, Any] = {}
-        models = _starting_points(pl_module) | {"strong_after": run.strong}
+        models = starting_points(pl_module) | {"strong_after": run.strong}
         if self.sft_control:
             options = [*pl_module.control(), *data.control()]
             control = train_control(run, options, self.control_config)
@@ -283,17 +283,6 @@ class Evaluation(Callback):
             "benchmark": self.benchmark,
             "protocol": self.protocol,
         }
-
-
-def _starting_points(module: Pair) -> dict[str, str | Path]:
-    """The branches as they were before the fit, each once."""
-    starts: dict[str, str | Path] = {}
-    weak, strong = module.sources.get("weak"), module.sources["strong"]
-    if weak is not None and weak != strong:
-        starts["weak"] = str(weak)
-    if module.pretrained:
-        starts["strong_before"] = str(strong)
-    return starts
 
 
 def _validation(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -18,8 +18,12 @@ from safetensors.torch import save_file
 from wdl.branches.lora import Lora, merge_adapter
 from wdl.branches.whole_weights import gather_weights
 from wdl.config.paths import DataSource, ModelSource
+from wdl.data.planned import PlannedDataModule
+from wdl.data.preference import PreferenceDataModule
 from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.training.deepspeed import DeepSpeed
+from wdl.training.pair import Pair
+from wdl.training.preference import PreferenceModule
 from wdl.training.weak_driven import WeakDrivenModule
 
 BATCH_SIZE = 8
@@ -36,6 +40,8 @@ class Case:
     data: str
     train_weak: bool = True
     lora: bool = False
+    preference: bool = False
+    reference: Any = "stored"
     micro_batch_size: int = 4
     precision: Any = "32-true"
     steps: int = 10
@@ -65,7 +71,7 @@ class Curve(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._record(trainer)
-        assert isinstance(pl_module, WeakDrivenModule)
+        assert isinstance(pl_module, Pair)
         weights = gather_weights(pl_module.strong)
         if trainer.is_global_zero:
             if pl_module.lora is not None:
@@ -93,23 +99,27 @@ def run(case: Case, out: Path) -> dict[str, Any]:
     pl.seed_everything(42)
     strong = ModelSource(case.strong)
     weak = None if case.weak is None else ModelSource(case.weak)
-    module = WeakDrivenModule(
-        strong,
-        weak,
-        lam=1 if weak is None else 0.5,
-        train_weak=case.train_weak,
-        lora=Lora(rank=4) if case.lora else None,
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
-    )
-    data = WeakDrivenDataModule(
-        DataSource(case.data),
-        *(strong, weak),
-        Selection(weights="uniform", draw="without_replacement"),
-        batch_size=BATCH_SIZE,
-        micro_batch_size=case.micro_batch_size,
-        val_fraction=0.2,
-        cache=str(out / "cache"),
-    )
+    shared: dict[str, Any] = {
+        "lora": Lora(rank=4) if case.lora else None,
+        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+    }
+    sizes: dict[str, Any] = {
+        "batch_size": BATCH_SIZE,
+        "micro_batch_size": case.micro_batch_size,
+        "val_fraction": 0.2,
+        "cache": str(out / "cache"),
+    }
+    module: Pair
+    data: PlannedDataModule
+    if case.preference:
+        module = PreferenceModule(strong, weak, case.reference, **shared)
+        stored = module.stored_reference
+        data = PreferenceDataModule(DataSource(case.data), strong, weak, stored, **sizes)
+    else:
+        lam = 1 if weak is None else 0.5
+        module = WeakDrivenModule(strong, weak, lam, train_weak=case.train_weak, **shared)
+        selection = Selection(weights="uniform", draw="without_replacement")
+        data = WeakDrivenDataModule(DataSource(case.data), strong, weak, selection, **sizes)
     curve = Curve(case, out)
     trainer = pl.Trainer(
         accelerator="cpu",

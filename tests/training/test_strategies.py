@@ -28,7 +28,11 @@ WHOLE = os.environ.get("WDL_TEST_MATRIX") == "1"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 STEPS = 50 if WHOLE else 10
 FROZEN, TRAINED, SFT, LORA = "frozen", "trained", "sft", "lora"
-TIED = (TRAINED, LORA)
+# preference training against stored numbers, a frozen branch, the model without its adapter
+DPO, AGAINST, ADAPTED = "dpo", "against", "adapted"
+PREFERENCE = (DPO, AGAINST, ADAPTED)
+TIED = (TRAINED, LORA, DPO, ADAPTED)
+ADAPTERS = (LORA, ADAPTED)
 # micro-batches that each of two processes accumulates, and their size
 ACCUMULATED = {1: BATCH_SIZE // 2, 4: BATCH_SIZE // 8}
 
@@ -36,7 +40,12 @@ ACCUMULATED = {1: BATCH_SIZE // 2, 4: BATCH_SIZE // 8}
 def names() -> list[str]:
     """WEAK-ACCUMULATION-PRECISION-STRATEGY of every fit."""
     others = [f"{SFT}-1-32-zero2", f"{LORA}-1-32-zero2", f"{LORA}-1-32-zero3"]
+    others += [f"{ADAPTED}-1-32-{strategy}" for strategy in ("zero2", "zero3")]
     if WHOLE:
+        others += [
+            f"{kind}-{k}-32-{s}" for kind in (DPO, AGAINST) for k in (1, 4) for s in STRATEGIES
+        ]
+        others += [f"{kind}-4-16-{s}" for kind in (DPO, AGAINST) for s in STRATEGIES]
         settings = [f"{weak}-{k}" for weak in (FROZEN, TRAINED) for k in ACCUMULATED]
         strategies = (*STRATEGIES, "zero2-offload", "zero3-offload")
         whole = [f"{setting}-32-{strategy}" for setting in settings for strategy in strategies]
@@ -46,6 +55,9 @@ def names() -> list[str]:
         *(f"{FROZEN}-4-32-{strategy}" for strategy in STRATEGIES),
         *(f"{TRAINED}-1-32-{strategy}" for strategy in (*STRATEGIES, "zero3-offload")),
         *(f"{TRAINED}-1-16-{strategy}" for strategy in STRATEGIES),
+        *(f"{DPO}-4-32-{strategy}" for strategy in STRATEGIES),
+        *(f"{DPO}-1-16-{strategy}" for strategy in STRATEGIES),
+        *(f"{AGAINST}-4-32-{strategy}" for strategy in ("zero2", "zero3")),
         *others,
     ]
 
@@ -68,22 +80,33 @@ def inputs(
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tied, untied = (make_branch(seed=3, tie_word_embeddings=tie) for tie in (True, False))
     branches = {"tied": str(tied), "untied": str(untied), "weak": str(make_branch(seed=4))}
-    return {**branches, "data": f"{folder}/rows.jsonl"}
+    pairs = [
+        {
+            "prompt": f"{n} + {n}",
+            "chosen": [str(2 * n) * (1 + k) for k in range(1 + n % 2)],
+            "rejected": [str(2 * n + 1) * (1 + k) for k in range(1 + n % 3)],
+        }
+        for n in range(48)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    return {**branches, "data": f"{folder}/rows.jsonl", "pairs": f"{folder}/pairs.jsonl"}
 
 
 def case(name: str, inputs: dict[str, str]) -> Case:
     pair, accumulated, bits, strategy = name.split("-", 3)
     strong = inputs["tied" if pair in TIED else "untied"]
-    weak = {SFT: None, LORA: strong}.get(pair, inputs["weak"])
+    weak = {SFT: None, LORA: strong, DPO: None, ADAPTED: strong}.get(pair, inputs["weak"])
     rounded = "bf16-mixed" if strategy == "ddp" else "bf16-true"
     return Case(
         name,
         strategy,
         strong,
         weak,
-        inputs["data"],
+        inputs["pairs" if pair in PREFERENCE else "data"],
         train_weak=pair == TRAINED,
-        lora=pair == LORA,
+        lora=pair in ADAPTERS,
+        preference=pair in PREFERENCE,
+        reference="stored" if pair == DPO else "branch",
         micro_batch_size=ACCUMULATED[int(accumulated)],
         precision="32-true" if bits == "32" else rounded,
         steps=STEPS,
@@ -169,7 +192,7 @@ def test_a_checkpoint_exports_the_live_branch(name: str, out: Path, tmp_path: Pa
     assert live.keys() - stored.keys() == ({"lm_head.weight"} if name.startswith(TIED) else set())
     for key, weight in stored.items():
         assert weight.dtype == live[key].dtype and torch.equal(weight, live[key])
-    assert (tmp_path / "strong" / "adapter").exists() == name.startswith(LORA)
+    assert (tmp_path / "strong" / "adapter").exists() == name.startswith(ADAPTERS)
 
 
 def test_a_frozen_weak_branch_takes_no_room(out: Path) -> None:
@@ -183,7 +206,9 @@ def test_a_frozen_weak_branch_takes_no_room(out: Path) -> None:
 @pytest.fixture(scope="module")
 def validated(inputs: dict[str, str], out: Path) -> list[str]:
     """Names of the fits whose last checkpoints fresh processes have validated."""
-    chosen = [n for n in matching("-32-") if n.startswith((f"{FROZEN}-4", f"{TRAINED}-1"))]
+    chosen = [
+        n for n in matching("-32-") if n.startswith((f"{FROZEN}-4", f"{TRAINED}-1", f"{DPO}-4"))
+    ]
     cases = [
         replace(case(name, inputs), name=f"{name}-validated", validate=f"{out / name}-end.ckpt")
         for name in chosen
@@ -200,7 +225,8 @@ def test_checkpoints_of_every_stage_validate_in_fresh_processes(
     for name in validated:
         results = [json.loads((out / f"{n}.json").read_text()) for n in (name, f"{name}-validated")]
         fitted, fresh = (result["metrics"] for result in results)
-        for metric in ("val/loss", "val/strong_loss", "val/weak_loss"):
+        assert len(fitted) >= 3 and fresh.keys() >= fitted.keys() - {"train/loss"}
+        for metric in fitted.keys() - {"train/loss"}:
             assert fresh[metric] == pytest.approx(fitted[metric], rel=1e-6), name
 
 

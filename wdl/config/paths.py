@@ -49,6 +49,11 @@ def is_hub_data(path: str) -> bool:
     return bool(named) and not os.path.exists(path)
 
 
+def lasting(source: ModelSource) -> ModelSource:
+    """The source itself: a link such as runs/NAME/latest/strong may point elsewhere tomorrow."""
+    return ModelSource(os.path.realpath(source)) if os.path.exists(source) else source
+
+
 def _data_source(value: str) -> DataSource:
     return DataSource(value if is_hub_data(value) else _input_path(value))
 

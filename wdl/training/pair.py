@@ -24,7 +24,7 @@ from wdl.branches.loading import load_branch, model_digest
 from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, without_adapter
 from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.whole_weights import all_finite, whole_shapes
-from wdl.config.paths import ModelSource
+from wdl.config.paths import ModelSource, lasting
 from wdl.data.encoding import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
@@ -294,8 +294,3 @@ class Pair(pl.LightningModule, ABC):
         steps = int(self.trainer.estimated_stepping_batches)
         self._step.watch(self)
         return with_schedule(self.optimizer, self.parameters(), self.schedule, self.warmup, steps)
-
-
-def lasting(source: ModelSource) -> ModelSource:
-    """The source itself: a link such as runs/NAME/latest/strong may point elsewhere tomorrow."""
-    return ModelSource(os.path.realpath(source)) if os.path.exists(source) else source

@@ -16,13 +16,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from wdl.config.paths import ModelSource
+from wdl.config.paths import ModelSource, lasting
 from wdl.data.encoding import Batch
 from wdl.data.preference import PreferenceBatch, PreferenceDataModule
 from wdl.errors import UserError
 from wdl.losses.preference import Preference, linear_preference_loss, sequence_logps
 from wdl.metrics.preference import DISPLACEMENT, SIDES, PreferenceMeans
-from wdl.training.pair import Pair, lasting
+from wdl.training.pair import Pair
 
 DPO = Preference()
 ALARM = 0.5
@@ -62,15 +62,13 @@ class PreferenceModule(Pair):
         self.stored_reference = None
         if objective.needs_reference and not held:
             if not self.pretrained and weak is None:
-                raise UserError(
-                    "model.pretrained: random weights are no reference; set true, or give model.weak"
-                )
+                raise UserError("model.pretrained: random weights are no reference; set it to true")
             self.stored_reference = lasting(weak or strong)
         self.objective = objective
         against = ", against its own earlier state" if objective.needs_reference else ""
         self.method = (
-            f"A model trained to prefer chosen to rejected answers{against} (`{objective.form}`, one "
-            "of the forms of [DPO](https://arxiv.org/abs/2305.18290))."
+            f"A model trained to prefer chosen to rejected answers{against} "
+            f"(`{objective.form}`, one of the forms of [DPO](https://arxiv.org/abs/2305.18290))."
         )
         self.loss_names = ("loss", "preference_loss", "nll_loss")
         self.train_means, self.val_means = PreferenceMeans(objective), PreferenceMeans(objective)
