@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +44,7 @@ MASK = "answer and end of turn, 2"
 # What a sample is held out by; raised likewise.
 SPLIT = "prompt without data.system_prompt"
 
-_RECORDS = pa.schema(
+RECORDS = pa.schema(
     [
         ("place", pa.string()),
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 class Corpus:
     """Instruction data, encoded for a tokenizer.
 
+    Data of another kind are a subclass that says what a row is and what is kept of it.
+
     Args:
         path: A data file, a folder of them, or a data set of the hub.
         tokenizer: Model folder or hub name that the tokenizer comes from.
@@ -67,6 +69,9 @@ class Corpus:
         too_long: Whether longer samples are dropped or cut at the end.
         on_bad_row: Whether a faulty row is an error or skipped.
     """
+
+    unit = "rows"  # what is encoded one by one
+    records_schema: ClassVar[pa.Schema] = RECORDS
 
     def __init__(
         self,
@@ -109,6 +114,10 @@ class Corpus:
         """What fills up padded batches; masked, and a tokenizer's own may have no row."""
         return 0
 
+    def read(self) -> RecordReader:
+        """The rows, from the beginning."""
+        return RecordReader(self._parts, self.on_bad_row)
+
     @cached_property
     def records(self) -> Dataset:
         """The checked rows with columns idx, place (file:line), messages, completion and thought.
@@ -118,14 +127,15 @@ class Corpus:
         """
         from datasets import Dataset
 
-        key = value_digest([self.path, self.data_digest, self.on_bad_row, str(_RECORDS)])
+        schema = self.records_schema
+        key = value_digest([self.path, self.data_digest, self.on_bad_row, str(schema)])
         folder = self.cache / f"records-{key[:32]}"
         self.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                reader = RecordReader(self._parts, self.on_bad_row)
+                reader = self.read()
                 with new_folder(folder) as partial_folder:
-                    _write_records(reader, partial_folder / "rows.arrow")
+                    _write_records(reader, schema, partial_folder / "rows.arrow")
                     np.save(partial_folder / "idx.npy", reader.idx())
                     left_out = {"total": reader.left_out.total, "first": list(reader.left_out)}
                     write_json(partial_folder / "left_out.json", left_out)
@@ -136,39 +146,54 @@ class Corpus:
     @cached_property
     def samples(self) -> Dataset:
         """Columns idx, input_ids, prompt_length, length and prompt_hash (in [0, 1))."""
-        from datasets import Features, List, Value, disable_progress_bars
+        return self._limit_length(self.encoded)
+
+    @cached_property
+    def encoded(self) -> Dataset:
+        """The samples of any length."""
+        from datasets import Features, disable_progress_bars
 
         disable_progress_bars()  # they would break into the trainer's
-        records, name = self.records, value_digest(self.encoding_key())[:32]
+        records, name = self.records, self._encoding
         encode = partial(
-            _encode_records,
+            self.encode,
             tokenizer=self.tokenizer,
             end_token=self.end_token,
             system_prompt=self.system_prompt,
             vocabulary=self.vocabulary,
             on_bad_row=self.on_bad_row,
         )
-        columns = {
-            "idx": Value("int64"),
-            "input_ids": List(Value("int32")),
-            "prompt_length": Value("int32"),
-            "length": Value("int32"),
-            "prompt_hash": Value("float64"),
-        }
         file = self.cache / f"encoded-{name}.arrow"
         with FileLock(f"{file}.lock"):
             samples = records.map(
                 encode,
                 batched=True,
-                features=Features(columns),
+                features=Features(self.columns()),
                 remove_columns=records.column_names,
                 cache_file_name=str(file),
                 new_fingerprint=name,
                 num_proc=_workers(len(records)),
             )
             if unfit := len(records) - len(samples):
-                rank_zero_info(f"{unfit} rows are left out: the model cannot take them")
-            return self._limit_length(samples, name)
+                rank_zero_info(f"{unfit} {self.unit} are left out: the model cannot take them")
+            return samples
+
+    def columns(self) -> dict[str, Any]:
+        """The type of each column of the samples."""
+        from datasets import List, Value
+
+        return {
+            "idx": Value("int64"),
+            "input_ids": List(Value("int32")),
+            "prompt_length": Value("int32"),
+            "length": Value("int32"),
+            "prompt_hash": Value("float64"),
+        }
+
+    @staticmethod
+    def encode(records: dict[str, list[Any]], **settings: Any) -> dict[str, list[Any]]:
+        """The samples of some records, with those columns; ``settings`` as of the records'."""
+        return encode_records(records, **settings)
 
     def encoding_key(self) -> dict[str, Any]:
         """What the tokens of the samples depend on."""
@@ -202,7 +227,11 @@ class Corpus:
     def _parts(self) -> list[Part]:
         return data_parts(self.path)
 
-    def _limit_length(self, samples: Dataset, name: str) -> Dataset:
+    @cached_property
+    def _encoding(self) -> str:
+        return value_digest(self.encoding_key())[:32]
+
+    def _limit_length(self, samples: Dataset) -> Dataset:
         lengths = column(samples, "length")
         fits = lengths <= self.max_length
         if fits.all():
@@ -214,12 +243,14 @@ class Corpus:
         if self.too_long == "drop":
             return samples.select(np.flatnonzero(fits))
         answered = np.flatnonzero(column(samples, "prompt_length") < self.max_length)
-        return samples.map(
-            partial(_cut, max_length=self.max_length),
-            cache_file_name=str(self.cache / f"encoded-{name}-{self.max_length}.arrow"),
-            new_fingerprint=f"{name}{self.max_length}",
-            num_proc=_workers(len(samples)),
-        ).select(answered)
+        file = self.cache / f"encoded-{self._encoding}-{self.max_length}.arrow"
+        with FileLock(f"{file}.lock"):
+            return samples.map(
+                partial(_cut, max_length=self.max_length),
+                cache_file_name=str(file),
+                new_fingerprint=f"{self._encoding}{self.max_length}",
+                num_proc=_workers(len(samples)),
+            ).select(answered)
 
 
 def column(samples: Dataset, name: str) -> NDArray[Any]:
@@ -227,11 +258,11 @@ def column(samples: Dataset, name: str) -> NDArray[Any]:
     return samples.with_format("numpy", columns=[name])[:][name]
 
 
-def _write_records(records: Iterable[tuple[str, Record]], file: Path) -> None:
+def _write_records(records: Iterable[tuple[str, Record]], schema: pa.Schema, file: Path) -> None:
     rows = ({"place": place, **record} for place, record in records)
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, _RECORDS) as writer:
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for batch in iter(lambda: list(islice(rows, ROWS_PER_WRITE)), []):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, _RECORDS))
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
 
 
 @rank_zero_only
@@ -247,7 +278,7 @@ def _workers(rows: int) -> int | None:
     return workers if workers > 1 else None
 
 
-def _encode_records(
+def encode_records(
     records: dict[str, list[Any]],
     tokenizer: PreTrainedTokenizerBase,
     end_token: int,
@@ -255,6 +286,11 @@ def _encode_records(
     vocabulary: int,
     on_bad_row: OnBadRow,
 ) -> dict[str, list[Any]]:
+    """The samples of some records, with the columns that these have beside their texts.
+
+    Raises:
+        UserError: One line for each record that cannot be encoded; unless these are skipped.
+    """
     faults, texts = Faults(), {}
     for number, row in enumerate(zip(*records.values(), strict=True)):
         record = dict(zip(records, row, strict=True))
@@ -279,7 +315,7 @@ def _encode_records(
     if system_prompt is not None:  # on which it must not depend what is held out
         prompts = [encode_prompt(tokenizer, records["messages"][number]) for number in kept]
     return {
-        "idx": [records["idx"][number] for number in kept],
+        **{name: [records[name][n] for n in kept] for name in records if name not in RECORDS.names},
         "input_ids": [sample["input_ids"] for sample in samples],
         "prompt_length": [sample["prompt_length"] for sample in samples],
         "length": [len(sample["input_ids"]) for sample in samples],

@@ -10,9 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from wdl.data.encoding import Batch, collate, collate_pack
+from wdl.data.encoding import Batch
 from wdl.data.plan import MicroBatch, Plan
 from wdl.system.types import Dataset
+
+Collate = Callable[[list[Any], int], Batch]
+"""Makes a batch of the rows of a micro-batch and of its denominator."""
 
 
 class MicroBatches(Protocol):
@@ -54,24 +57,19 @@ class RankShare:
 
 
 class BatchStream(IterableDataset):
-    """Reads the samples of each micro-batch and pads, or packs, them to a ``Batch``."""
+    """Reads the samples of each micro-batch and puts them together to a ``Batch``."""
 
-    def __init__(
-        self, samples: Dataset, micro_batches: MicroBatches, pad_token: int, packed: bool
-    ) -> None:
+    def __init__(self, samples: Dataset, micro_batches: MicroBatches, collate: Collate) -> None:
         self.samples = samples
         self.micro_batches = micro_batches
-        self.pad_token = pad_token
-        self.collate = collate_pack if packed else collate
+        self.collate = collate
 
     def __len__(self) -> int:
         return len(self.micro_batches)
 
     def __iter__(self) -> Iterator[Batch]:
         for micro_batch in self.micro_batches:
-            rows = self._read(micro_batch)
-            idx = [row["idx"] for row in rows]
-            yield self.collate(rows, idx, self.pad_token, micro_batch.denominator)
+            yield self.collate(self._read(micro_batch), micro_batch.denominator)
 
     def _read(self, micro_batch: MicroBatch) -> list[Any]:
         if not micro_batch.samples:
@@ -79,9 +77,7 @@ class BatchStream(IterableDataset):
         return self.samples.select(micro_batch.samples).to_list()
 
 
-def batch_loader(
-    samples: Dataset, micro_batches: MicroBatches, pad_token: int, packed: bool = False
-) -> DataLoader:
-    """A loader of whole micro-batches, padded or packed, in order."""
-    stream = BatchStream(samples, micro_batches, pad_token, packed)
+def batch_loader(samples: Dataset, micro_batches: MicroBatches, collate: Collate) -> DataLoader:
+    """A loader of whole micro-batches, in order."""
+    stream = BatchStream(samples, micro_batches, collate)
     return DataLoader(stream, batch_size=None, pin_memory=torch.cuda.is_available())

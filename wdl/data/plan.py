@@ -1,8 +1,8 @@
 """The plan of an epoch: optimizer steps of a constant number of micro-batches.
 
 The plan depends on the drawn samples, their lengths, the batch sizes and the seed, never on the
-number of ranks. Every rank computes the whole of it, so each one knows how many completion tokens
-an optimizer step has over all ranks, and the loss needs no communication for its denominator.
+number of ranks. Every rank computes the whole of it, so each one knows what an optimizer
+step counts for over all ranks, and the loss needs no communication for its denominator.
 """
 
 import hashlib
@@ -43,7 +43,8 @@ class Plan:
     Args:
         drawn: [draws] positions in the dataset, duplicates allowed.
         lengths: [samples] tokens of each sample, for batches of like length.
-        completions: [samples] completion tokens of each sample, for the denominators.
+        counts: [samples] what each sample counts for in the denominator of its step, such as its
+            completion tokens.
         batch_size: Samples of an optimizer step over all ranks; packs, if there are packs.
         micro_batch_size: Samples of one forward pass on one rank; 1, if there are packs.
         seed: Seed of the order.
@@ -52,7 +53,7 @@ class Plan:
 
     drawn: NDArray[np.int64]
     lengths: NDArray[np.int64]
-    completions: NDArray[np.int64]
+    counts: NDArray[np.int64]
     batch_size: int
     micro_batch_size: int
     seed: int
@@ -70,7 +71,7 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 of what decides which samples make up an optimizer step, and of some steps."""
         digest = hashlib.sha256(f"{self.batch_size} {self.seed} {self.max_tokens}".encode())
-        for values in (self.drawn, self.lengths, self.completions):
+        for values in (self.drawn, self.lengths, self.counts):
             digest.update(np.ascontiguousarray(values, dtype=np.int64).tobytes())
         for step in islice(self.epoch(0), 10):  # another version may order the same otherwise
             digest.update(repr(sorted(s for part in step for s in part.samples)).encode())
@@ -127,7 +128,7 @@ class Plan:
         return samples[np.argsort(-self.lengths[samples], kind="stable")]
 
     def _step(self, parts: list[Samples]) -> list[MicroBatch]:
-        denominator = int(sum(self.completions[samples].sum() for samples in parts))
+        denominator = int(sum(self.counts[samples].sum() for samples in parts))
         empty = [MicroBatch([], denominator)] * (self.micro_batches - len(parts))
         return [MicroBatch(samples.tolist(), denominator) for samples in parts] + empty
 

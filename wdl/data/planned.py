@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from wdl.branches.loading import check_source
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.corpus import Corpus, column
+from wdl.data.encoding import Batch, collate, collate_pack
 from wdl.data.loading import RankShare, batch_loader
 from wdl.data.packing import pack
 from wdl.data.plan import MicroBatch, Plan, accumulation
@@ -58,6 +59,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
     """
 
     summary: Summary
+    unit = "sample"
 
     def __init__(
         self,
@@ -114,6 +116,23 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
             with, float64, which sum to 1.
         """
 
+    def counts(self, samples: Dataset) -> NDArray[np.int64]:
+        """What each sample counts for in the denominator of its step: its completion tokens."""
+        return _lengths(samples) - column(samples, "prompt_length")
+
+    def collate(self, rows: list[Any], denominator: int) -> Batch:
+        """The batch of a micro-batch."""
+        return self.put_together(rows, [row["idx"] for row in rows], denominator)
+
+    def put_together(self, samples: list[Any], idx: list[int], denominator: int) -> Batch:
+        """``samples``, padded or packed, in a batch that goes by the names ``idx``."""
+        form = collate_pack if self.packed else collate
+        return form(samples, idx, self.corpus.pad_token, denominator)
+
+    def summarise(self, probabilities: NDArray[np.float64], plan: Plan) -> Summary:
+        """What an epoch holds."""
+        return Summary.of(probabilities, plan.drawn, plan.lengths, plan.steps)
+
     def settings(self) -> dict[str, Any]:
         """What the method adds to the record of the data that a model was made from."""
         return {}
@@ -156,22 +175,24 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         self.val_samples = samples.select(np.flatnonzero(held_out))
         if self.val_fraction and not len(self.val_samples):
             rank_zero_warn(
-                f"none of the {len(samples)} samples falls to validation; raise data.val_fraction "
-                f"({self.val_fraction}) for validation metrics"
+                f"none of the {len(samples)} {self.unit}s falls to validation; raise "
+                f"data.val_fraction ({self.val_fraction}) for validation metrics"
             )
         if stage == "fit":
             if not len(self.train_samples):
-                raise UserError(f"{self.path}: no sample is left to train on; see data.max_length")
+                raise UserError(
+                    f"{self.path}: no {self.unit} is left to train on; see data.max_length"
+                )
             self._make_plan()
 
     def _make_plan(self) -> None:
         assert self.trainer is not None
-        lengths, completions = _lengths(self.train_samples)
+        lengths = _lengths(self.train_samples)
         drawn, probabilities = self.draw(lengths)
         self.plan = Plan(
             drawn,
             lengths,
-            completions,
+            self.counts(self.train_samples),
             self.batch_size,
             self.micro_batch_size,
             self.seed,
@@ -182,7 +203,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         self.trainer.accumulate_grad_batches = accumulation
         if dry := int(self.trainer.fast_dev_run):  # type: ignore[attr-defined]
             self.trainer.limit_train_batches = dry * accumulation  # as many whole optimizer steps
-        self.summary = Summary.of(probabilities, drawn, lengths, self.plan.steps)
+        self.summary = self.summarise(probabilities, self.plan)
         rank_zero_info(f"selected {self.summary}")
         self.log_once(asdict(self.summary))
 
@@ -219,20 +240,18 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         share = RankShare(
             self.plan, trainer.global_rank, trainer.world_size, lambda: trainer.global_step
         )
-        return batch_loader(self.train_samples, share, self.corpus.pad_token, self.packed)
+        return batch_loader(self.train_samples, share, self.collate)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every sample of the validation share once, over all ranks."""
         if not len(self.val_samples):
             return []
         assert self.trainer is not None
-        lengths, completions = _lengths(self.val_samples)
-        batches = [
-            MicroBatch(part, int(completions[part].sum())) for part in self._val_parts(lengths)
-        ]
+        lengths, counts = _lengths(self.val_samples), self.counts(self.val_samples)
+        batches = [MicroBatch(part, int(counts[part].sum())) for part in self._val_parts(lengths)]
         batches += [MicroBatch([], 0)] * (-len(batches) % self.trainer.world_size)
         share = batches[self.trainer.global_rank :: self.trainer.world_size]
-        return batch_loader(self.val_samples, share, self.corpus.pad_token, self.packed)
+        return batch_loader(self.val_samples, share, self.collate)
 
     def _val_parts(self, lengths: NDArray[np.int64]) -> list[list[int]]:
         """Which validation samples share a forward pass."""
@@ -243,7 +262,6 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         return [order[first : first + size].tolist() for first in range(0, len(order), size)]
 
 
-def _lengths(samples: Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Tokens and completion tokens of each sample."""
-    lengths = column(samples, "length").astype(np.int64)
-    return lengths, lengths - column(samples, "prompt_length")
+def _lengths(samples: Dataset) -> NDArray[np.int64]:
+    """Tokens of each sample."""
+    return column(samples, "length").astype(np.int64)

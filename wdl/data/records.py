@@ -4,7 +4,7 @@
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any, Literal
 
@@ -50,6 +50,10 @@ class Ids:
             self._others.add(idx)
 
 
+def _one_record(row: Any) -> list[Record]:
+    return [parse_row(row)]
+
+
 class RecordReader:
     """Checks rows as they stream by; goes through all of them before it raises.
 
@@ -59,13 +63,20 @@ class RecordReader:
         parts: Where the rows come from.
         on_bad_row: ``skip`` leaves out faulty rows too. A file that cannot be read as a whole is
             an error anyway.
+        parse: Makes the records of a row, which all have its idx.
 
     Attributes:
         left_out: One line ``file:line: what; remedy`` for each row that is left out.
     """
 
-    def __init__(self, parts: Sequence[Part], on_bad_row: OnBadRow = "error") -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        on_bad_row: OnBadRow = "error",
+        parse: Callable[[Any], Iterable[Record]] = _one_record,
+    ) -> None:
         self.parts = parts
+        self._parse = parse
         self.left_out = Faults()
         self._faults = self.left_out if on_bad_row == "skip" else Faults()
         self._given = Ids()
@@ -110,7 +121,7 @@ class RecordReader:
             own = row.get("idx") if isinstance(row, dict) else None
             self._without += own is None
             try:
-                record = parse_row(row)
+                records = self._parse(row)
                 if own is not None:
                     self._given.add(own)
             except EmptyAnswerError as fault:
@@ -118,8 +129,9 @@ class RecordReader:
             except RowError as fault:
                 self._faults.append(f"{part}:{line}: {fault}")
             else:
-                self._idx.append(self._without - 1 if own is None else own)
-                self._is_given.append(own is not None)
-                yield f"{part}:{line}", record
+                for record in records:
+                    self._idx.append(self._without - 1 if own is None else own)
+                    self._is_given.append(own is not None)
+                    yield f"{part}:{line}", record
         if not any_row and not self._faults:
             raise UserError(f"{part}: the file is empty; it must hold at least one row")

@@ -43,9 +43,13 @@ class Faults(list[str]):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
+        self._last = ""
 
     def append(self, line: str) -> None:
-        """Count ``line``, and keep it if it is one of the first."""
+        """Count ``line``, unless it was the last one too, and keep it if it is one of the first."""
+        if line == self._last:
+            return
+        self._last = line
         self.total += 1
         if len(self) < MAX_FAULTS:
             super().append(line)
