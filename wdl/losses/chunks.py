@@ -1,7 +1,8 @@
-"""The mixed loss of chunks of tokens, one after the other, with their gradients and dynamics."""
+"""Losses of chunks of tokens, one after the other, with their gradients and dynamics."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from wdl.losses.logit_statistics import (
     DynamicsLevel,
     LogitDynamics,
+    Softmax,
     cheap_dynamics,
     concatenate,
     full_dynamics_,
@@ -89,6 +91,117 @@ class MixedChunks:
         return torch.cat(losses)
 
 
+@dataclass
+class SequenceChunks:
+    """A loss of sequences' log-probabilities, and these, which it collects on the way.
+
+    Args:
+        lengths: [S], tokens of each sequence.
+        ties: Pairs of sequences that one term of the loss reads together.
+        loss_of: The loss of a range of sequences that no tie leaves, a scalar, from their sums of
+            log-probabilities, float64.
+        denominator: What the sum of these losses is divided by.
+        chunk_bytes: Memory for the logits of a chunk.
+    """
+
+    lengths: Sequence[int]
+    ties: Sequence[tuple[int, int]]
+    loss_of: Callable[[slice, Tensor], Tensor]
+    denominator: float
+    chunk_bytes: int
+    collected: list[Tensor] = field(default_factory=list)
+
+    def loss(self, labels: Tensor, branch: HeadProduct) -> Tensor:
+        """Σ loss_of / denominator; leaves the gradients in the branch.
+
+        The tokens of a range that fit into a chunk are passed once. Those of a longer one are
+        passed again when their weights are known, with what the first pass learnt of them.
+
+        Args:
+            labels: [N], all of which count.
+            branch: Hidden states and head.
+        """
+        lengths, blocks = labels.new_tensor(self.lengths), self._blocks(branch)
+        longest = max(rows.stop - rows.start for _, parts in blocks for rows in parts)
+        logits, losses = logits_of(branch, longest), []
+        for sequences, parts in blocks:
+            # backwards, so that the exponentials of the first are at hand when its turn comes
+            passed = [_softmax(branch, rows, labels, logits) for rows in reversed(parts)][::-1]
+            nll = torch.cat([softmax.nll() for softmax in passed])
+            own = lengths[sequences]
+            sums = torch.segment_reduce(-nll.double(), "sum", lengths=own, initial=0, unsafe=True)
+            self.collected.append(sums)
+            if not branch.trains:
+                losses.append(self.loss_of(sequences, sums))
+                continue
+            loss, slopes = self._differentiate(sequences, sums)
+            losses.append(loss)
+            weights = -slopes.repeat_interleave(own, output_size=len(nll)).to(nll.dtype)
+            self._add_gradients(branch, parts, passed, weights.unsqueeze(1))
+        return (torch.stack(losses).sum() / self.denominator).to(logits.dtype)
+
+    def logps(self) -> Tensor:
+        """Sum of the log-probabilities of each sequence, [S] float64."""
+        return torch.cat(self.collected)
+
+    def _differentiate(self, sequences: slice, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of some sequences and its derivative by each of their sums."""
+        with torch.enable_grad():
+            leaf = sums.detach().requires_grad_()
+            loss = self.loss_of(sequences, leaf)
+        (slopes,) = torch.autograd.grad(loss, leaf)
+        return loss.detach(), slopes
+
+    def _add_gradients(
+        self, branch: HeadProduct, parts: list[slice], passed: list[Softmax], weights: Tensor
+    ) -> None:
+        """Second pass over a block: what weights·nll, [C, 1] each, adds to the gradients."""
+        start = parts[0].start
+        for rows, softmax in zip(parts, passed, strict=True):
+            if rows.start > start:
+                branch.add_logits_(softmax.exponentials, rows, 1, accumulate=False)
+                softmax.recompute_()
+            residual = softmax.residual_(weights[rows.start - start : rows.stop - start])
+            branch.add_gradients(residual, rows, 1 / self.denominator)
+
+    def _blocks(self, branch: HeadProduct) -> list[tuple[slice, list[slice]]]:
+        """Ranges of sequences that no tie leaves, each with the tokens of its chunks.
+
+        There are as few as the memory allows, evenly long.
+        """
+        furthest = list(range(len(self.lengths)))
+        for tie in self.ties:
+            furthest[min(tie)] = max(furthest[min(tie)], *tie)
+        closed = [i + 1 for i, last in enumerate(accumulate(furthest, max)) if i == last]
+        ends = [0, *accumulate(self.lengths)]
+        even = chunk_size(branch, ends[-1], self.chunk_bytes)
+        blocks = [slice(0, 0)]
+        for stop in closed:
+            first, last = blocks[-1].start, blocks[-1].stop
+            tokens = ends[stop] - ends[first]
+            fits = chunk_size(branch, tokens, self.chunk_bytes) >= tokens
+            if first == last or (fits and ends[last] - ends[first] < even):
+                blocks[-1] = slice(first, stop)
+            else:
+                blocks.append(slice(last, stop))
+        return [
+            (block, self._parts(branch, ends[block.start], ends[block.stop])) for block in blocks
+        ]
+
+    def _parts(self, branch: HeadProduct, start: int, stop: int) -> list[slice]:
+        """Tokens of each chunk of a block; one chunk without tokens sets the gradients to 0."""
+        size = chunk_size(branch, stop - start, self.chunk_bytes)
+        firsts = range(start, max(stop, start + 1), size)
+        return [slice(first, min(first + size, stop)) for first in firsts]
+
+
+def _softmax(branch: HeadProduct, rows: slice, labels: Tensor, logits: Tensor) -> Softmax:
+    """Softmax of some tokens' logits, whose place [C, V] its exponentials take."""
+    out = logits[: rows.stop - rows.start]
+    branch.add_logits_(out, rows, 1, accumulate=False)
+    return softmax_(out, labels[rows].unsqueeze(1), out=out)
+
+
 def chunks(
     branch: HeadProduct, labels: Tensor, chunk_bytes: int, buffers: int
 ) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
@@ -106,12 +219,23 @@ def chunks(
         The chunk's rows, its labels [C, 1], and the buffers [C, V] for its logits, which the
         next chunk overwrites.
     """
-    vocabulary, dtype = len(branch.head), sum_dtype(branch.head.dtype)
-    copy = branch.dtype.itemsize if branch.dtype.itemsize == 2 else 0
-    count = -(-len(labels) * vocabulary * (dtype.itemsize + copy) // chunk_bytes) or 1
-    size = max(1, -(-len(labels) // count))
-    lent = [labels.new_empty(size, vocabulary, dtype=dtype) for _ in range(buffers)]
+    size = chunk_size(branch, len(labels), chunk_bytes)
+    lent = [logits_of(branch, size) for _ in range(buffers)]
     for start in range(0, max(1, len(labels)), size):
         rows = slice(start, start + size)
         chunk = labels[rows].unsqueeze(1)
         yield rows, chunk, [buffer[: len(chunk)] for buffer in lent]
+
+
+def chunk_size(branch: HeadProduct, tokens: int, chunk_bytes: int) -> int:
+    """How many tokens to take at a time: as many as the memory allows, spread evenly."""
+    width = sum_dtype(branch.head.dtype).itemsize
+    if branch.dtype.itemsize == 2:
+        width += 2  # residuals are copied for 16-bit products
+    count = -(-tokens * len(branch.head) * width // chunk_bytes) or 1
+    return max(1, -(-tokens // count))
+
+
+def logits_of(branch: HeadProduct, tokens: int) -> Tensor:
+    """Memory [C, V] for the logits of some tokens, not initialised."""
+    return branch.head.new_empty(tokens, len(branch.head), dtype=sum_dtype(branch.head.dtype))

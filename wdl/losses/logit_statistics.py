@@ -114,10 +114,18 @@ class Softmax(NamedTuple):
         norm = torch.linalg.vector_norm(self.exponentials, dim=1, keepdim=True)
         return torch.hypot(norm, self.rest) / self.total
 
-    def residual_(self) -> Tensor:
-        """P − e_y, [R, V], written over the exponentials."""
-        self.exponentials.mul_(self.total.reciprocal())
-        return self.exponentials.scatter_(1, self.labels, -self.rest / self.total)
+    def recompute_(self) -> None:
+        """Take the exponentials again, in whose place the logits z stand once more."""
+        self.exponentials.sub_(self.maximum).exp_()
+
+    def residual_(self, weights: Tensor | float = 1) -> Tensor:
+        """weights·(P − e_y), [R, V], written over the exponentials.
+
+        Args:
+            weights: One factor, or one per token, [R, 1].
+        """
+        self.exponentials.mul_(weights / self.total)
+        return self.exponentials.scatter_(1, self.labels, -self.rest / self.total * weights)
 
 
 def softmax_(logits: Tensor, labels: Tensor, out: Tensor) -> Softmax:

@@ -102,6 +102,11 @@ class HeadProduct:
         self.grad_hidden = Gradient(hidden, [slice(0, len(hidden))]) if hidden_grad else None
         self.grad_head = Gradient(head, self._ranges(PART_BYTES)) if head_grad else None
 
+    @property
+    def trains(self) -> bool:
+        """Whether any gradient is wanted."""
+        return self.grad_hidden is not None or self.grad_head is not None
+
     def add_logits_(self, out: Tensor, rows: slice, weight: float, *, accumulate: bool) -> None:
         """Set `out` [C, V] to weight·hidden·headᵀ of some tokens, or add that if `accumulate`."""
         hidden = self.hidden[rows].to(self.dtype)
@@ -114,7 +119,7 @@ class HeadProduct:
         The gradient of their hidden states is set, that of the head added to what came before;
         so calls go through the tokens in order, from the first.
         """
-        if self.grad_hidden is None and self.grad_head is None:
+        if not self.trains:
             return
         residual = residual.to(self.dtype)
         if self.grad_hidden is not None:

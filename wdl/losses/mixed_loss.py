@@ -1,14 +1,13 @@
 """Cross-entropy of the mixed logits of a strong and a weak branch, without materialising them."""
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from wdl.constants import IGNORE_INDEX
 from wdl.losses.chunks import MixedChunks
+from wdl.losses.linear_loss import counted_positions, divisor, linear_loss
 from wdl.losses.logit_statistics import DynamicsLevel, LogitDynamics
-from wdl.losses.matmul import HeadProduct, sum_dtype
 
 CHUNK_BYTES = {"cpu": 192 * 2**20, "cuda": 2**30}
 """Default memory for the logits of one chunk. With fewer than about 256 tokens in it on a CPU, or
@@ -101,89 +100,19 @@ def mixed_linear_cross_entropy(
     """
     if not 0 <= lam <= 1:
         raise ValueError(f"lam must lie in [0, 1], got {lam}")
-    pairs = {"strong": (hidden_strong, head_strong)}
+    operands = {"strong": (hidden_strong, head_strong)}
     if hidden_weak is not None and head_weak is not None:
-        pairs["weak"] = (hidden_weak, head_weak)
+        operands["weak"] = (hidden_weak, head_weak)
     elif hidden_weak is not head_weak:
         raise ValueError("hidden_weak and head_weak go together; one of them is None")
-    _check_tensors(pairs, labels)
-    kept = (labels != IGNORE_INDEX).nonzero().squeeze(1)
-    counted = labels[kept]
-    _check_labels(counted, len(head_strong))
+    kept, counted = counted_positions(operands, labels)
+    if denominator is None:
+        denominator = len(counted)
     chunks = MixedChunks(
         lam=float(lam),
-        denominator=_divisor(denominator, len(counted)),
+        denominator=divisor(denominator, len(counted)),
         level=dynamics,
         chunk_bytes=chunk_bytes or CHUNK_BYTES[labels.device.type],
     )
-    tensors = [t for hidden, head in pairs.values() for t in (hidden.index_select(0, kept), head)]
-    # inside a Function, needs_input_grad is True under no_grad as well
-    wanted = torch.is_grad_enabled()
-    loss = _MixedLinearCrossEntropy.apply(chunks, wanted, counted, *tensors)
+    loss = linear_loss(chunks.loss, operands, kept, counted)
     return loss if dynamics == "off" else MixedLoss(loss, chunks.dynamics())
-
-
-class _MixedLinearCrossEntropy(torch.autograd.Function):
-    """Computes the gradients along with the loss; backward only scales them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, chunks: MixedChunks, wanted: bool, labels: Tensor, *tensors: Tensor
-    ) -> Tensor:
-        needs = [need and wanted for need in ctx.needs_input_grad[3:]]
-        operands = zip(tensors[::2], tensors[1::2], needs[::2], needs[1::2], strict=True)
-        branches = [HeadProduct(*each) for each in operands]
-        with torch.autocast(labels.device.type, enabled=False):
-            loss = chunks.loss(labels, *branches)
-        ctx.gradients = [each for b in branches for each in (b.grad_hidden, b.grad_head)]
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("the mixed loss has no second derivative; drop create_graph=True")
-        if ctx.gradients is None:
-            raise RuntimeError("the mixed loss can be differentiated once; compute it again")
-        gradients, ctx.gradients = ctx.gradients, None
-        return None, None, None, *(each and each.take(grad_output) for each in gradients)
-
-
-def _divisor(denominator: float | None, counted: int) -> float:
-    if denominator is None:
-        return float(max(1, counted))
-    if denominator < 0 or (counted and denominator == 0):
-        raise ValueError(f"denominator must be positive, got {denominator}")
-    return float(denominator or 1)
-
-
-def _check_tensors(pairs: dict[str, tuple[Tensor, Tensor]], labels: Tensor) -> None:
-    if labels.dim() != 1 or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be [N] int64, got {list(labels.shape)} {labels.dtype}")
-    autocast = torch.is_autocast_enabled(labels.device.type)
-    vocabulary = len(pairs["strong"][1])
-    for name, (hidden, head) in pairs.items():
-        wanted = (len(labels), vocabulary, head.shape[-1])
-        if head.dim() != 2 or (*hidden.shape[:-1], len(head), hidden.shape[-1]) != wanted:
-            raise ValueError(
-                f"{name} branch: hidden {list(hidden.shape)} and head {list(head.shape)} do not "
-                f"fit {len(labels)} labels and a vocabulary of {vocabulary}"
-            )
-        if hidden.dtype != head.dtype and not autocast:
-            raise ValueError(
-                f"{name} branch: hidden is {hidden.dtype}, head {head.dtype}; cast one"
-            )
-        if {hidden.device, head.device} != {labels.device}:
-            raise ValueError(
-                f"{name} branch: hidden on {hidden.device}, head on {head.device}, "
-                f"labels on {labels.device}"
-            )
-    if len({sum_dtype(head.dtype) for _, head in pairs.values()}) > 1:
-        raise ValueError("a float64 branch mixes with float64 branches only")
-
-
-def _check_labels(counted: Tensor, vocabulary: int) -> None:
-    if len(counted) == 0:
-        return
-    low, high = torch.stack(counted.aminmax()).tolist()
-    if low < 0 or high >= vocabulary:
-        raise ValueError(f"labels span [{low}, {high}], the vocabulary is [0, {vocabulary - 1}]")
