@@ -1,6 +1,5 @@
 """What samples are scored by, and the scores that a fit needs of its own samples."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,10 @@ from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
 from wdl.data.corpus import column
 from wdl.data.score_store import Measure, ScoreStore
-from wdl.losses.chunks import chunks
-from wdl.losses.entropy import LOGIT_BYTES, token_entropy
-from wdl.losses.logit_statistics import softmax_
-from wdl.losses.matmul import HeadProduct
+from wdl.losses.entropy import token_entropy
+from wdl.losses.preference import sequence_logps
 from wdl.system.digests import value_digest
 from wdl.system.types import Dataset, PreTrainedModel
-
-
-def sequence_logps(
-    hidden: Tensor, head: Tensor, labels: Tensor, completions: Sequence[int]
-) -> Tensor:
-    """Sum of the log-probabilities of each sequence's counted tokens, [S] float64."""
-    counted = labels != IGNORE_INDEX
-    branch = HeadProduct(hidden[counted], head, hidden_grad=False, head_grad=False)
-    logps = []
-    for rows, chunk, (logits,) in chunks(branch, labels[counted], LOGIT_BYTES, 1):
-        branch.add_logits_(logits, rows, 1, accumulate=False)
-        logps.append(-softmax_(logits, chunk, out=logits).nll().double())
-    return torch.stack([part.sum() for part in torch.cat(logps).split(list(completions))])
 
 
 @torch.no_grad()
