@@ -20,9 +20,9 @@ import numpy as np
 
 from wdl.data.corpus import Corpus, column
 from wdl.data.draw import draw_samples
-from wdl.data.entropy_table import EntropyTable
 from wdl.data.plan import Plan
 from wdl.data.score_store import score_batches
+from wdl.data.score_table import ScoreTable
 from wdl.data.weights import sampling_weights
 from wdl.tiny.model import write_tiny_architecture
 
@@ -37,7 +37,7 @@ def write(folder: Path, rows: int) -> None:
         for n in range(rows):
             stream.write(json.dumps({"prompt": f"{n}+{n}?", "completion": str(2 * n)}) + "\n")
     fields = {f"entropy_{k}": rng.gamma(2, size=rows) for k in range(2)}
-    EntropyTable(folder, np.arange(rows), fields).write(folder / "entropies.jsonl")
+    ScoreTable(folder, np.arange(rows), fields).write(folder / "entropies.jsonl")
 
 
 def corpus(folder: Path) -> Corpus:
@@ -62,7 +62,7 @@ def index(folder: Path, rows: int) -> None:
 
 def weigh(folder: Path, rows: int) -> None:
     """Entropies are read from a file and turned into weights."""
-    sampling_weights("normalised", EntropyTable.read(folder / "entropies.jsonl").rounds())
+    sampling_weights("normalised", ScoreTable.read(folder / "entropies.jsonl").rounds())
 
 
 def draw(folder: Path, rows: int) -> None:

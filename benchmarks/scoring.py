@@ -29,7 +29,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from wdl.data.encoding import Encoded, collate
-from wdl.data.score_store import sample_entropies, score_batches
+from wdl.data.score_store import score_batches
+from wdl.data.scoring import sample_entropies
 from wdl.losses.entropy import token_entropy
 
 VOCABULARY, HIDDEN, TOKENS = 151_936, 1024, 2048

@@ -1,5 +1,7 @@
-"""Watching processes that a test has started."""
+"""Processes that a test starts, and watches."""
 
+import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,20 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    """For processes to meet at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def be_one_of_two(rank: int, port: int) -> None:
+    """Called in one of two processes, as if torchrun had started it."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
 
 
 def ended(process: int) -> bool:

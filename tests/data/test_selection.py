@@ -1,8 +1,6 @@
 """Selection through the data module: scored or read from a file, drawn, logged and pictured."""
 
-import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from processes import wait_for
+from processes import be_one_of_two, free_port, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wdl.config.paths import DataSource, InputPath, ModelSource
-from wdl.data.entropy_table import EntropyTable
-from wdl.data.score_store import EntropyStore
+from wdl.data.score_store import ScoreStore
+from wdl.data.score_table import ScoreTable
 from wdl.data.selection_figure import selection_figure
 from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.data.weights import sampling_weights
@@ -67,7 +65,7 @@ def history(write_rows: Callable[..., Path]) -> Path:
 def test_branches_are_scored(sums: Path, pair: tuple[Path, Path]) -> None:
     module = set_up(sums, *pair)
     tables = {
-        file.parent.name: EntropyTable.read(file) for file in Path("runs").rglob("entropy.jsonl")
+        file.parent.name: ScoreTable.read(file) for file in Path("runs").rglob("entropy.jsonl")
     }
     assert len(tables) == 2
     assert all(len(table.idx) == len(module.train_samples) for table in tables.values())
@@ -88,12 +86,10 @@ def test_branches_are_scored(sums: Path, pair: tuple[Path, Path]) -> None:
 
 def one_of_two(rank: int, port: int, data: Path, pair: tuple[Path, Path], finished: Path) -> None:
     """A process that looks late, when another run has just finished the scores."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    load = EntropyStore.load
+    be_one_of_two(rank, port)
+    load = ScoreStore.load
 
-    def late(store: EntropyStore) -> EntropyTable | None:
+    def late(store: ScoreStore) -> ScoreTable | None:
         store.file.parent.mkdir(parents=True, exist_ok=True)
         wait_for(lambda: list(store.file.parent.iterdir()))
         if not store.file.is_file():
@@ -102,17 +98,14 @@ def one_of_two(rank: int, port: int, data: Path, pair: tuple[Path, Path], finish
         return load(store)
 
     if rank == 1:
-        EntropyStore.load = late  # type: ignore[assignment,method-assign]
+        ScoreStore.load = late  # type: ignore[assignment,method-assign]
     set_up(data, *pair, cache="shared", devices=2)
 
 
 def test_two_runs_that_share_scores_both_finish(sums: Path, pair: tuple[Path, Path]) -> None:
     set_up(sums, *pair, cache="other")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     processes = torch.multiprocessing.spawn(
-        one_of_two, (port, sums, pair, Path("other/entropy").resolve()), nprocs=2, join=False
+        one_of_two, (free_port(), sums, pair, Path("other/entropy").resolve()), nprocs=2, join=False
     )
     try:
         wait_for(lambda: processes.join(timeout=1), 60)
@@ -127,7 +120,7 @@ def test_entropies_from_a_file_need_no_weak_branch(
 ) -> None:
     module = set_up(sums, pair[0], weights=scheme, entropies=InputPath(history), multiplier=200)
     idx = module.train_samples["idx"][:]
-    expected, _ = sampling_weights(scheme, EntropyTable.read(history).rounds()[:, idx])
+    expected, _ = sampling_weights(scheme, ScoreTable.read(history).rounds()[:, idx])
     assert module.plan is not None
     drawn = np.bincount(module.plan.drawn, minlength=len(idx)) / len(module.plan.drawn)
     assert np.abs(drawn - expected).max() < 5 * np.sqrt(0.25 / len(module.plan.drawn))

@@ -13,7 +13,7 @@ import yaml
 from conftest import CONFIGS
 
 from wdl.cli import main
-from wdl.data.entropy_table import EntropyTable
+from wdl.data.score_table import ScoreTable
 from wdl.data.weights import brownboost
 from wdl.pipeline.commands import status
 from wdl.pipeline.record import Record, State
@@ -36,7 +36,7 @@ def rounds(tmp_path: Path, make_branch: Callable[..., Path], sums: Path) -> Path
         text = text.replace(shipped, str(ours))
     pipeline = yaml.safe_load(text)
     _, group = pipeline["stages"]
-    base = EntropyTable(Path("base"), np.arange(40), {"entropy_0": np.linspace(5.5, 5.7, 40)})
+    base = ScoreTable(Path("base"), np.arange(40), {"entropy_0": np.linspace(5.5, 5.7, 40)})
     base.write(tmp_path / "base.jsonl")
     group["first"]["entropies"] = str(tmp_path / "base.jsonl")
     pipeline["stages"] = [group]  # scoring the base model would only take time
@@ -59,10 +59,10 @@ def test_two_rounds(rounds: Path, capsys: pytest.CaptureFixture[str], sums: Path
     assert second["model"]["init_args"]["strong"] == str(rounds / "joint-1/latest/strong")
     assert first["data"]["init_args"]["selection"]["weights"] == "normalised"
     assert second["data"]["init_args"]["selection"]["weights"] == "brownboost"
-    history = EntropyTable.read(rounds / "score-2" / "entropies.jsonl").rounds()
+    history = ScoreTable.read(rounds / "score-2" / "entropies.jsonl").rounds()
     assert history.shape == (3, 40)
     assert np.array_equal(
-        history[:2], EntropyTable.read(rounds / "score-1" / "entropies.jsonl").rounds()
+        history[:2], ScoreTable.read(rounds / "score-1" / "entropies.jsonl").rounds()
     )
     assert brownboost(history, 0.1, 0.8, 0.1).std() > 0
 

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 from wdl.config.paths import DataSource, InputPath, ModelSource
-from wdl.data.entropy_table import EntropyTable
 from wdl.data.records import OnBadRow, TooLong
+from wdl.data.score_table import ScoreTable
 from wdl.errors import UserError
 from wdl.system.outcome import leave_outcome
 
@@ -43,40 +43,42 @@ def score(
         cache: Folder for encoded data.
     """
     import torch
+    from lightning.pytorch.strategies import SingleDeviceStrategy
 
     from wdl.branches.loading import check_source, load_branch, model_digest
-    from wdl.data.corpus import Corpus
-    from wdl.data.score_store import EntropyStore
+    from wdl.data.corpus import Corpus, column
+    from wdl.data.score_store import ScoreStore
+    from wdl.data.scoring import ENTROPY, scoring_dtype
 
     check_source(model, "--model")
-    others = None if add_to is None else EntropyTable.read(Path(add_to))
+    others = None if add_to is None else ScoreTable.read(Path(add_to))
     if others is not None and key in others.fields:
         raise UserError(f"--key {key}: {add_to} has this field already; choose another name")
     corpus = Corpus(data, model, Path(cache), system_prompt, max_length, too_long, on_bad_row)
     samples = corpus.samples
     if not len(samples):
         raise UserError(f"--data: {data} holds no sample that is short enough; see --max_length")
-    device, dtype = torch.device("cpu"), torch.float32
-    if torch.cuda.is_available():  # bfloat16, as branches are trained
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        dtype = torch.bfloat16
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    store = EntropyStore(
-        Path(out), {**corpus.key(), "branch": model_digest(model), "dtype": str(dtype)}, key
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    dtype = scoring_dtype(device)
+    inputs = {**corpus.key(), "branch": model_digest(model), "dtype": str(dtype)}
+    store = ScoreStore(Path(out), inputs, ENTROPY._replace(field=key))
+    if store.file.is_file():
+        if rank == 0:
+            print(f"{out}: scored already")
+    elif others is not None:
+        others.find(column(samples, "idx"), missing="error")
+    table = store.complete(
+        lambda: load_branch(model, dtype, device=device),
+        samples,
+        corpus.pad_token,
+        SingleDeviceStrategy(device),  # each process on its own: none waits for another
+        rank,
+        world_size,
+        others,
     )
-    if store.load() is None:
-        if others is not None:
-            others.find(samples.with_format("numpy")["idx"][:], missing="error")
-        store.score(
-            lambda: load_branch(model, dtype, device=device),
-            samples,
-            corpus.pad_token,
-            f"scoring {len(samples)} samples",
-            rank,
-            world_size,
-        )
-    elif rank == 0:
-        print(f"{out}: scored already")
-    if store.finish(len(samples), others):
+    if table is not None:
         print(f"{len(samples)} entropies: {out}")
         leave_outcome({"samples": len(samples)})

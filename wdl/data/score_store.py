@@ -1,4 +1,4 @@
-"""Entropy scores on disk: committed batch by batch, never repeated, never mixed up.
+"""Scores on disk, a number per sample: committed batch by batch, never repeated or mixed up.
 
 A killed run goes on where it stopped, with any number of processes. Batches depend on the samples
 alone, so neither changes a score.
@@ -9,25 +9,38 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from filelock import FileLock
+from lightning.pytorch.strategies import Strategy
 from tqdm import tqdm
 
-from wdl.branches.reading import hidden_states, output_head
-from wdl.constants import IGNORE_INDEX
 from wdl.data.corpus import column
 from wdl.data.encoding import collate
-from wdl.data.entropy_table import EntropyTable
+from wdl.data.score_table import ScoreTable
 from wdl.errors import UserError
-from wdl.losses.entropy import token_entropy
 from wdl.system.files import write_json
 from wdl.system.journal import Journal, JournalInUse, read_entries, refuse_other
 from wdl.system.types import Dataset, PreTrainedModel
 
 TOKENS_PER_BATCH = 16_384
+
+
+class Measure(NamedTuple):
+    """What a sample is scored by.
+
+    Attributes:
+        name: Of the scores on disk, whatever their field is called.
+        field: Name of the scores in the finished file.
+        of: The scores of a padded batch under a model.
+        key: What they depend on, beside samples, branch and dtype.
+    """
+
+    name: str
+    field: str
+    of: Callable[[PreTrainedModel, dict[str, Any]], list[float]]
+    key: dict[str, Any]
 
 
 def score_batches(lengths: Sequence[int]) -> list[list[int]]:
@@ -44,8 +57,8 @@ def score_batches(lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-class EntropyStore:
-    """Scores of one branch on one data set.
+class ScoreStore:
+    """Scores of one data set by one measure under one branch.
 
     Beside ``file`` stand ``.FILE.key.json``, which says what the scores are of, and, until it is
     finished, ``.FILE.parts`` with the batches that are committed.
@@ -53,16 +66,16 @@ class EntropyStore:
     Args:
         file: Gets the finished scores, in the interchange format.
         key: What the scores depend on (branch, data, template, mask, dtype, ...).
-        field: Name of the scores in the file.
+        measure: What a sample is scored by.
 
     Raises:
         UserError: ``file`` holds something else, or scores under another key.
     """
 
-    def __init__(self, file: Path, key: dict[str, Any], field: str = "entropy_0") -> None:
+    def __init__(self, file: Path, key: dict[str, Any], measure: Measure) -> None:
         self.file = file
-        self.key = {**key, "field": field, "tokens_per_batch": TOKENS_PER_BATCH}
-        self.field = field
+        self.measure = measure
+        self.key = {**key, "field": measure.field, "tokens_per_batch": TOKENS_PER_BATCH}
         self._parts = file.with_name(f".{file.name}.parts")
         self._key_file = file.with_name(f".{file.name}.key.json")
         if self._key_file.is_file():
@@ -73,63 +86,78 @@ class EntropyStore:
                 "there); choose another file"
             )
 
-    def load(self) -> EntropyTable | None:
+    def load(self) -> ScoreTable | None:
         """The finished scores, or None while some are missing."""
-        return EntropyTable.read(self.file) if self.file.is_file() else None
+        return ScoreTable.read(self.file, signed=True) if self.file.is_file() else None
 
-    def score(
+    def complete(
         self,
         load_model: Callable[[], PreTrainedModel],
         samples: Dataset,
         pad_token: int,
-        description: str,
+        strategy: Strategy,
         rank: int = 0,
         world_size: int = 1,
-    ) -> None:
-        """Score this rank's share of the batches that are not committed yet.
+        others: ScoreTable | None = None,
+    ) -> ScoreTable | None:
+        """The finished scores, what is missing having been scored; every process must call this.
 
         Args:
             load_model: Called only if anything is left to do.
             samples: What to score, with columns idx, input_ids, prompt_length and length.
             pad_token: Fills up batches; masked.
-            description: For the progress bar.
+            strategy: How processes wait for each other; with one of a single device, none does.
             rank: This process.
             world_size: Number of processes.
-        """
-        self._parts.mkdir(parents=True, exist_ok=True)
-        write_json(self._key_file, self.key)
-        batches = score_batches(column(samples, "length").tolist())
-        done = self._committed()
-        # by number, not by what is missing: other ranks may have committed more by now
-        share = [number for number in range(rank, len(batches), world_size) if number not in done]
-        if not share:
-            return
-        model = load_model().eval()
-        with self._journal(rank) as journal:
-            for number in tqdm(share, desc=description, unit="batch", disable=rank > 0):
-                rows = samples.select(batches[number]).to_list()
-                idx = [row["idx"] for row in rows]
-                entropies = sample_entropies(model, dict(collate(rows, idx, pad_token, 1)))
-                journal.append([{"batch": number, "idx": idx, "entropy": entropies}])
-
-    def finish(self, samples: int, others: EntropyTable | None = None) -> bool:
-        """Write the finished file once all batches are committed; any process may call it.
-
-        Args:
-            samples: How many scores there must be.
             others: A table whose fields of the same samples are written too.
 
         Returns:
-            Whether the file is complete.
+            None where others, which this process does not wait for, still score.
 
         Raises:
-            UserError: ``others`` lacks some of the samples.
+            UserError: A score is no number, or ``others`` lacks some of the samples.
         """
+        # one process looks: another run may finish the file before the others do
+        if strategy.broadcast(strategy.is_global_zero and self.load() is None):
+            self._parts.mkdir(parents=True, exist_ok=True)
+            write_json(self._key_file, self.key)
+            batches = score_batches(column(samples, "length").tolist())
+            done = self._committed()
+            # by number, not by what is missing: other ranks may have committed more by now
+            share = {n: batches[n] for n in range(rank, len(batches), world_size) if n not in done}
+            if share:
+                self._score(load_model().eval(), samples, share, pad_token, rank)
+            strategy.barrier("scored")
+        self._finish(len(samples), others)
+        strategy.barrier("merged")
+        return self.load()
+
+    def _score(
+        self,
+        model: PreTrainedModel,
+        samples: Dataset,
+        batches: dict[int, list[int]],
+        pad_token: int,
+        rank: int,
+    ) -> None:
+        """Score and commit batches, which are positions of samples by the batch's number."""
+        name = self.measure.name
+        description = f"{name} of {len(samples)} samples"
+        bar = tqdm(batches.items(), description, unit="batch", disable=rank > 0)
+        with self._journal(rank) as journal:
+            for number, positions in bar:
+                rows = samples.select(positions).to_list()
+                idx = [row["idx"] for row in rows]
+                scores = self.measure.of(model, dict(collate(rows, idx, pad_token, 1)))
+                journal.append([{"batch": number, "idx": idx, name: scores}])
+
+    def _finish(self, samples: int, others: ScoreTable | None) -> None:
+        """Write the finished file if all batches are committed; any process may call it."""
         if not self.file.is_file():
             with FileLock(f"{self._parts}.lock"):
                 table = self._merge(samples)
                 if table is None:
-                    return self.file.is_file()
+                    return
                 if others is not None:
                     place, _ = others.find(table.idx, missing="error")
                     before = {name: values[place] for name, values in others.fields.items()}
@@ -137,16 +165,16 @@ class EntropyStore:
                 table.write(self.file)
         for journal in self._parts.glob("*.jsonl"):
             journal.unlink(missing_ok=True)
-        return True
 
-    def _merge(self, samples: int) -> EntropyTable | None:
+    def _merge(self, samples: int) -> ScoreTable | None:
         committed = self._committed().values()
         idx = np.array([i for batch in committed for i in batch["idx"]], dtype=np.int64)
         if len(idx) < samples:
             return None
-        values = np.array([h for batch in committed for h in batch["entropy"]], dtype=np.float64)
+        name, field = self.measure.name, self.measure.field
+        values = np.array([score for batch in committed for score in batch[name]], dtype=np.float64)
         order = np.argsort(idx)
-        return EntropyTable(self.file, idx[order], {self.field: values[order]})
+        return ScoreTable(self.file, idx[order], {field: values[order]})
 
     def _journal(self, rank: int) -> Journal:
         """This rank's own, or a further one where another run with the same key has that."""
@@ -162,15 +190,3 @@ class EntropyStore:
             with suppress(FileNotFoundError):  # another process has just finished the file
                 batches |= {batch["batch"]: batch for batch in read_entries(journal)}
         return batches
-
-
-@torch.no_grad()
-def sample_entropies(model: PreTrainedModel, batch: dict[str, Any]) -> list[float]:
-    """Mean completion-token entropy of each sample of a padded batch, in nats."""
-    device = model.device
-    labels = batch["labels"].to(device)
-    hidden = hidden_states(model, batch["input_ids"].to(device), batch["attention_mask"].to(device))
-    counted = labels != IGNORE_INDEX
-    entropy = torch.zeros(labels.shape, dtype=torch.float64, device=device)
-    entropy[counted] = token_entropy(hidden[counted], output_head(model).weight).double()
-    return (entropy.sum(dim=1) / counted.sum(dim=1)).tolist()

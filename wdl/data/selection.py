@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from wdl.config.paths import InputPath
 from wdl.data.draw import Draw, draw_samples
-from wdl.data.entropy_table import Missing
+from wdl.data.score_table import Missing
 from wdl.data.weights import Scheme, effective_sample_size
 from wdl.errors import UserError
 

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from wdl.branches.loading import check_same_vocabulary, load_branch, model_digest
+from wdl.branches.loading import check_same_vocabulary
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.corpus import column
-from wdl.data.entropy_table import EntropyTable
 from wdl.data.planned import PlannedDataModule
-from wdl.data.score_store import EntropyStore
+from wdl.data.score_table import ScoreTable
+from wdl.data.scoring import ENTROPY, model_scores
 from wdl.data.selection import Selection
 from wdl.data.weights import sampling_weights
 from wdl.errors import UserError
-from wdl.system.digests import value_digest
 
 PUBLISHED_SELECTION = Selection()
 
@@ -69,7 +67,7 @@ class WeakDrivenDataModule(PlannedDataModule):
         """
         super().check_inputs(pretrained)
         if self.selection.entropies is not None and self.selection.weights != "uniform":
-            EntropyTable.read(Path(self.selection.entropies)).rounds()
+            ScoreTable.read(Path(self.selection.entropies)).rounds()
         if "weak" in self.branches:
             check_same_vocabulary(self.branches["strong"], self.branches["weak"])
 
@@ -132,44 +130,23 @@ class WeakDrivenDataModule(PlannedDataModule):
         """[rounds, known samples] entropies, and which training samples are known."""
         idx = column(self.train_samples, "idx")
         if self.selection.entropies is None:
-            tables = [self._scores(name) for name in ("weak", "strong")]
-            rounds = [table.rounds()[0, table.find(idx, "error")[0]] for table in tables]
-            return np.stack(rounds), np.ones(len(idx), dtype=bool)
-        table = EntropyTable.read(Path(self.selection.entropies))
+            rounds = np.stack([self._scores(name) for name in ("weak", "strong")])
+            return rounds, np.ones(len(idx), dtype=bool)
+        table = ScoreTable.read(Path(self.selection.entropies))
         place, known = table.find(idx, self.selection.missing_entropies)
         if not known.all():
             rank_zero_info(f"{(~known).sum()} training samples have no entropy and are not drawn")
         return table.rounds()[:, place[known]], known
 
-    def _scores(self, name: str) -> EntropyTable:
-        """Entropies of the training samples under one branch; every process scores a share."""
+    def _scores(self, name: str) -> NDArray[np.float64]:
+        """[training samples] entropies under one branch; every process scores a share."""
         assert self.trainer is not None
-        source, strategy = self.branches[name], self.trainer.strategy
-        first = self.trainer.is_global_zero
-        device = strategy.root_device
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-        key = {
-            **self.corpus.key(),
-            "branch": strategy.broadcast(model_digest(source) if first else ""),
-            "val_fraction": self.val_fraction,
-            "dtype": str(dtype),
-        }
-        folder = self.cache / "entropy" / value_digest(key)[:16]
-        store = EntropyStore(folder / "entropy.jsonl", key)
-        # one process looks: another run may finish the file before the others do
-        if strategy.broadcast(first and store.load() is None):
-            store.score(
-                lambda: load_branch(source, dtype, device=device),
-                self.train_samples,
-                self.corpus.pad_token,
-                f"entropy of {name}",
-                self.trainer.global_rank,
-                self.trainer.world_size,
-            )
-            strategy.barrier("scored")
-            if first and not store.finish(len(self.train_samples)):
-                raise RuntimeError(f"{folder}: some samples have no score")
-            strategy.barrier("merged")
-        scores = store.load()
-        assert scores is not None
-        return scores
+        return model_scores(
+            ENTROPY,
+            self.branches[name],
+            self.train_samples,
+            {**self.corpus.key(), "val_fraction": self.val_fraction},
+            self.cache,
+            self.corpus.pad_token,
+            self.trainer,
+        )

@@ -1,4 +1,4 @@
-"""Entropies as files: one line per sample, the paper's format.
+"""Scores as files: one line per sample. For entropies it is the paper's format.
 
     {"idx": 0, "entropy_0": 2.5, "entropy_1": 2.1}
 
@@ -27,8 +27,8 @@ IDS_SHOWN = 5
 
 
 @dataclass(eq=False)
-class EntropyTable:
-    """Entropies of samples by field, as one interchange file holds them.
+class ScoreTable:
+    """Scores of samples by field, as one file holds them.
 
     Args:
         file: Where it comes from, for messages.
@@ -41,8 +41,12 @@ class EntropyTable:
     fields: dict[str, NDArray[np.float64]]
 
     @classmethod
-    def read(cls, file: Path) -> "EntropyTable":
+    def read(cls, file: Path, signed: bool = False) -> "ScoreTable":
         """The table in ``file``.
+
+        Args:
+            file: What to read.
+            signed: Whether scores may be negative, as no entropy is.
 
         Raises:
             UserError: One line for each faulty row.
@@ -53,7 +57,7 @@ class EntropyTable:
         columns: dict[str, array[float]] = {}
         for line, row in rows_of(file, faults):
             try:
-                values = _values(row, columns)
+                values = _values(row, columns, signed)
                 ids.add(row["idx"])
             except RowError as fault:
                 faults.append(f"{file}:{line}: {fault}")
@@ -117,8 +121,8 @@ class EntropyTable:
         return place, known
 
 
-def _values(row: Any, first: Mapping[str, Any]) -> dict[str, float]:
-    """The entropies of a row, which must have the fields of the first one."""
+def _values(row: Any, first: Mapping[str, Any], signed: bool) -> dict[str, float]:
+    """The scores of a row, which must have the fields of the first one."""
     if not isinstance(row, dict) or type(row.get("idx")) is not int:
         raise RowError('a row is {"idx": INTEGER, "entropy_0": NUMBER, ...}')
     values = {name: value for name, value in row.items() if name != "idx"}
@@ -127,6 +131,8 @@ def _values(row: Any, first: Mapping[str, Any]) -> dict[str, float]:
             f"its fields are {', '.join(values) or 'none'}, expected {', '.join(first) or 'one'}"
         )
     for name, value in values.items():
-        if type(value) not in (int, float) or not 0 <= value < float("inf"):
-            raise RowError(f"{name} is {value!r}; an entropy is a finite number, not negative")
+        if type(value) not in (int, float) or not abs(value) < float("inf"):
+            raise RowError(f"{name} is {value!r}; a score is a finite number")
+        if value < 0 and not signed:
+            raise RowError(f"{name} is {value!r}; an entropy is not negative")
     return values
