@@ -21,6 +21,7 @@ from wdl.data.encoding import Batch
 from wdl.data.plan import Plan
 from wdl.data.planned import PlannedDataModule
 from wdl.data.preference_corpus import PreferenceCorpus
+from wdl.data.scoring import REFERENCE, model_scores
 from wdl.data.selection import Summary
 from wdl.errors import UserError
 from wdl.system.digests import value_digest
@@ -143,11 +144,15 @@ class PreferenceDataModule(PlannedDataModule):
             self._reference_digest = self.trainer.strategy.broadcast(
                 model_digest(self.reference) if first else ""
             )
-            self._reference_scores = self._reference()
-
-    def _reference(self) -> NDArray[np.float64]:
-        """Log-probabilities [sequences] of the answers under the reference."""
-        raise NotImplementedError
+            self._reference_scores = model_scores(
+                REFERENCE,
+                self.reference,
+                self.corpus.sequences,
+                self.corpus.key(),
+                self.cache,
+                self.corpus.pad_token,
+                self.trainer,
+            )
 
     def draw(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Every question once."""
