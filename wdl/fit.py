@@ -171,6 +171,7 @@ class FitCLI(LightningCLI):
             strategy = self.trainer.strategy
             stage = strategy.zero_stage if isinstance(strategy, DeepSpeed) else None
             check_strategy(Path(checkpoint), stage, self.trainer.world_size)
+        self.datamodule.check_reader(self.model.batch_type)
         self.datamodule.check_inputs(self.model.pretrained)
         if fitting:
             self.datamodule.accumulation(self.trainer.world_size)

@@ -52,6 +52,7 @@ def fit(
     precision: Any = "32-true",
     logger: Any = False,
     resume: Path | None = None,
+    save: Path | None = None,
     sizes: dict[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[PreferenceModule, pl.Trainer]:
@@ -80,9 +81,20 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        callbacks=[] if save is None else [Save(save)],
     )
     trainer.fit(module, datamodule, ckpt_path=None if resume is None else str(resume))
     return module, trainer
+
+
+class Save(pl.Callback):
+    """A checkpoint of the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
 
 
 class Expected:
@@ -296,8 +308,7 @@ def test_a_changed_reference_is_not_gone_on_with(
     pairs: Path, make_branch: Callable[..., Path], pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     reference = make_branch(seed=9)
-    _, trainer = fit(pairs, pair[0], reference, max_steps=1)
-    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    fit(pairs, pair[0], reference, max_steps=1, save=tmp_path / "one.ckpt")
     fit(pairs, pair[0], reference, max_steps=2, resume=tmp_path / "one.ckpt")
     weights = load_file(reference / "model.safetensors")
     changed = {name: weight * 1.01 for name, weight in weights.items()}
@@ -335,11 +346,11 @@ def test_pairs_and_rows_of_instructions_are_not_taken_for_each_other(
 
     strong = ModelSource(pair[0])
     module: Pair = PreferenceModule(strong)
-    with pytest.raises(UserError, match="makes no pairs of answers"):
+    with pytest.raises(UserError, match="makes a Batch, but"):
         pl.Trainer(accelerator="cpu", logger=False).fit(module, every_sample_once(sums, strong))
     module = WeakDrivenModule(strong, lam=1)
     data = PreferenceDataModule(DataSource(pairs), strong, batch_size=4, micro_batch_size=4)
-    with pytest.raises(UserError, match="data: "):
+    with pytest.raises(UserError, match="makes a PreferenceBatch, but"):
         pl.Trainer(accelerator="cpu", logger=False).fit(module, data)
 
 

@@ -60,6 +60,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
 
     summary: Summary
     unit = "sample"
+    batch_type: type = Batch
 
     def __init__(
         self,
@@ -157,6 +158,21 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         for name, source in self.branches.items():
             check_source(source, f"model.{name}", pretrained or name == "weak")
         _ = self.corpus.records, self.corpus.end_token
+
+    def check_reader(self, batch_type: type) -> None:
+        """Refuse a method that reads other batches than these.
+
+        Args:
+            batch_type: What its loss is computed from.
+
+        Raises:
+            UserError: It is another.
+        """
+        if batch_type is not self.batch_type:
+            raise UserError(
+                f"data.class_path: {type(self).__name__} makes a {self.batch_type.__name__}, but "
+                f"what model.class_path trains on is a {batch_type.__name__}; change one of them"
+            )
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -86,6 +86,7 @@ class PreferenceDataModule(PlannedDataModule):
 
     corpus: PreferenceCorpus
     unit = "question"
+    batch_type = PreferenceBatch
 
     def __init__(
         self,

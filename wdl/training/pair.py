@@ -65,6 +65,7 @@ class Pair(pl.LightningModule, ABC):
     tags: tuple[str, ...] = ("wdl",)
     loss_names: tuple[str, ...] = ("loss",)
     stored_reference: ModelSource | None = None
+    batch_type: type = Batch
 
     def __init__(
         self,
@@ -253,6 +254,7 @@ class Pair(pl.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Hash the weights that checkpoints refer to, as they are loaded."""
+        self._data.check_reader(self.batch_type)
         kept = None if self.train_weak else self.sources.get("weak")
         source = kept if self.lora is None else self.base
         if source is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wdl.config.paths import ModelSource, lasting
 from wdl.data.encoding import Batch
-from wdl.data.preference import PreferenceBatch, PreferenceDataModule
+from wdl.data.preference import PreferenceBatch
 from wdl.errors import UserError
 from wdl.losses.preference import Preference, linear_preference_loss, sequence_logps
 from wdl.metrics.preference import DISPLACEMENT, SIDES, PreferenceMeans
@@ -45,6 +45,7 @@ class PreferenceModule(Pair):
     """
 
     tags = ("wdl", "preference-training")
+    batch_type = PreferenceBatch
 
     def __init__(
         self,
@@ -73,15 +74,6 @@ class PreferenceModule(Pair):
         self.loss_names = ("loss", "preference_loss", "nll_loss")
         self.train_means, self.val_means = PreferenceMeans(objective), PreferenceMeans(objective)
         self._alarmed = False
-
-    def setup(self, stage: str) -> None:
-        """Make sure that the data are pairs."""
-        if not isinstance(self._data, PreferenceDataModule):
-            raise UserError(
-                f"data: {type(self._data).__name__} makes no pairs of answers; set data.class_path "
-                "to wdl.data.preference.PreferenceDataModule"
-            )
-        super().setup(stage)
 
     def settings(self) -> dict[str, Any]:
         """The objective and its reference."""
