@@ -193,6 +193,12 @@ class PreferenceCorpus(Corpus):
         return Dataset(table, fingerprint=value_digest(self.key())[:32])
 
 
+def flattened(questions: Dataset, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lists of a column, one after the other, and the length of each."""
+    lists = questions.with_format("arrow", columns=[name])[:][name].combine_chunks()
+    return lists.flatten().to_numpy(), lists.value_lengths().to_numpy()
+
+
 def _digest(tokens: Sequence[int]) -> int:
     """64 bits that depend on ``tokens`` alone."""
     digest = hashlib.blake2b(array("i", tokens).tobytes(), digest_size=8).digest()
