@@ -90,19 +90,20 @@ def test_rows_are_joined_by_what_they_ask(corpus: Callable[..., PreferenceCorpus
     ]
 
 
+@pytest.mark.parametrize("system_prompt", [None, "paper"])
 def test_sequences_are_what_instruction_training_encodes(
-    corpus: Callable[..., PreferenceCorpus], write_rows: Callable[..., Path], architecture: Path
+    system_prompt: str | None,
+    corpus: Callable[..., PreferenceCorpus],
+    write_rows: Callable[..., Path],
+    architecture: Path,
 ) -> None:
-    question = {"role": "user", "content": "?"}
-    thought = {"role": "assistant", "content": "1", "reasoning_content": "So."}
-    plain = {"role": "assistant", "content": "<think>\nNo.\n</think>\n\n2"}
-    made = corpus([{"chosen": [question, thought], "rejected": [question, plain]}])
-    rows = [{"messages": [question, answer]} for answer in (thought, plain)]
-    file = write_rows(rows, "answers.jsonl")
-    samples = Corpus(str(file), str(architecture), Path("cache")).samples
-    assert made.sequences["input_ids"][:] == samples["input_ids"][:]
-    assert made.sequences["prompt_length"][:] == samples["prompt_length"][:]
-    assert column(made.samples, "prompt_hash")[0] == column(samples, "prompt_hash")[0]
+    made = corpus(PAIRS[:1], system_prompt=system_prompt)
+    rows = [{"prompt": "?", "completion": PAIRS[0][side]} for side in ("chosen", "rejected")]
+    file = str(write_rows(rows, "answers.jsonl"))
+    samples = Corpus(file, str(architecture), Path("cache"), system_prompt).samples
+    for name in ("input_ids", "prompt_length", "length"):
+        assert made.sequences[name][:] == samples[name][:]
+    assert [made.samples["prompt_hash"][0]] * 2 == samples["prompt_hash"][:]
 
 
 def shuffled(seed: int) -> list[dict]:

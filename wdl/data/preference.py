@@ -84,6 +84,7 @@ class PreferenceDataModule(PlannedDataModule):
     """
 
     corpus: PreferenceCorpus
+    summary: PreferenceSummary
     unit = "question"
 
     def __init__(
