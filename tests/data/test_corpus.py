@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, ByT5Tokenizer, PreTrainedTok
 
 from wdl.constants import PAPER_SYSTEM_PROMPT
 from wdl.data import corpus as module
+from wdl.data import encoding
 from wdl.data.corpus import Corpus, column
 from wdl.data.encoding import end_of_turn
 from wdl.data.plan import Plan
@@ -61,7 +62,7 @@ def test_what_is_cached_is_not_read_again(
     rows = [*ROWS, {"prompt": "a", "completion": ""}]
     first = corpus(rows).samples.to_list()
     monkeypatch.delattr(module, "RecordReader")
-    monkeypatch.delattr(module, "encode_batch")
+    monkeypatch.delattr(encoding, "encode_batch")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert corpus(rows).samples.to_list() == first

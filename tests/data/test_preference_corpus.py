@@ -2,14 +2,16 @@
 
 import logging
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from wdl.data import corpus as corpus_module
+from wdl.data import encoding
 from wdl.data.corpus import Corpus, column
 from wdl.data.preference_corpus import PreferenceCorpus
 from wdl.errors import UserError
@@ -150,6 +152,8 @@ def test_answers_that_are_too_long(
     ]
     with pytest.raises(UserError, match=r"rows.jsonl: no pair of answers is left .*max_length"):
         _ = corpus(rows, max_length=3).samples
+    with pytest.raises(UserError, match=r"see data.max_length and data.max_tokens"):
+        _ = corpus(rows, max_length=3, max_tokens=9).samples
 
 
 def test_questions_that_fill_a_pack(
@@ -181,28 +185,46 @@ def test_answers_that_a_tokenizer_makes_the_same(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     rows = [{"prompt": "a", "chosen": "é", "rejected": ["e\u0301", "2"]}]
-    make = corpus_module.encode_batch
+    make = encoding.encode_batch
 
     def composed(tokenizer: Any, texts: list, end_token: int) -> list:
         return make(tokenizer, [(p, a.replace("e\u0301", "é")) for p, a in texts], end_token)
 
-    monkeypatch.setattr(corpus_module, "encode_batch", composed)
+    monkeypatch.setattr(encoding, "encode_batch", composed)
     assert texts(corpus(rows)) == {"a": {("é", "2")}}
     assert said() == ["1 of 2 pairs are left out: both sides are the same tokens"]
 
 
 def test_a_row_that_the_model_cannot_take_is_one_line(
-    corpus: Callable[..., PreferenceCorpus],
+    write_rows: Callable[..., Path],
+    architecture: Path,
+    tmp_path: Path,
     said: Callable[[], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows = [{"prompt": f"{n}", "chosen": "a", "rejected": ["b", "c"]} for n in range(30)]
-    monkeypatch.setattr(PreferenceCorpus, "end_token", 258)
-    monkeypatch.setattr(PreferenceCorpus, "vocabulary", 66)  # lacks b and c
+    model = shutil.copytree(architecture, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    size = AutoConfig.from_pretrained(model).vocab_size
+    tokenizer.add_tokens([f"<{n}>" for n in range(len(tokenizer), size + 1)])
+    tokenizer.save_pretrained(model)
+    bad = f"<{size}>"
+    rows = [{"prompt": f"{n}", "chosen": bad, "rejected": [f"b{bad}", "c"]} for n in range(30)]
+
+    def made(**settings: Any) -> PreferenceCorpus:
+        return PreferenceCorpus(str(write_rows(rows)), str(model), Path("cache"), **settings)
+
     with pytest.raises(UserError, match=r"rows.jsonl:1: the model has no row for") as error:
-        _ = corpus(rows).samples
+        _ = made().samples
     assert len(error.value.lines()) == 21
     assert error.value.lines()[-1] == "... and 10 more like these"
+    with pytest.raises(UserError, match="no pair of answers is left"):
+        _ = made(on_bad_row="skip").samples
+    assert said() == [
+        "30 rows are left out:",
+        "60 answers are left out: the model cannot take them",
+    ]
+    rows[7] = {"prompt": "7", "chosen": "a", "rejected": [bad, "c"]}
+    assert texts(made(on_bad_row="skip")) == {"7": {("a", "c")}}
+    assert said()[-1] == "29 of 30 questions have no pair and are left out"
 
 
 def test_what_is_cached_is_not_read_again(
@@ -211,7 +233,7 @@ def test_what_is_cached_is_not_read_again(
     first = corpus(shuffled(0))
     before = first.samples.to_list(), first.sequences.to_list()
     monkeypatch.setattr(PreferenceCorpus, "read", None)
-    monkeypatch.delattr(corpus_module, "encode_batch")
+    monkeypatch.delattr(encoding, "encode_batch")
     again = corpus(shuffled(0))
     assert (again.samples.to_list(), again.sequences.to_list()) == before
     capped = corpus(shuffled(0), max_pairs=2)

@@ -19,7 +19,8 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from wdl.data.corpus import RECORDS, Corpus, encode_records
+from wdl.data.corpus import RECORDS, Corpus
+from wdl.data.encoding import encode_records
 from wdl.data.pairs import Pairs, among_first, by_chance, every_pair, within
 from wdl.data.preference_schemas import parse_preferences
 from wdl.data.records import OnBadRow, RecordReader
