@@ -6,15 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import encode
 from transformers import AutoConfig, AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from wdl.constants import PAPER_SYSTEM_PROMPT
 from wdl.data import corpus as module
+from wdl.data import encoding
 from wdl.data.corpus import Corpus, column
 from wdl.data.encoding import end_of_turn
+from wdl.data.plan import Plan
 from wdl.errors import UserError
+from wdl.system.digests import value_digest
 
 ROWS = [{"prompt": f"{n}+{n}?", "completion": f"{2 * n}" * n} for n in range(1, 9)]
 
@@ -58,7 +62,7 @@ def test_what_is_cached_is_not_read_again(
     rows = [*ROWS, {"prompt": "a", "completion": ""}]
     first = corpus(rows).samples.to_list()
     monkeypatch.delattr(module, "RecordReader")
-    monkeypatch.delattr(module, "encode_batch")
+    monkeypatch.delattr(encoding, "encode_batch")
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert corpus(rows).samples.to_list() == first
@@ -211,3 +215,30 @@ def test_faults_leave_no_cache_behind(corpus: Callable[..., Corpus]) -> None:
     with pytest.raises(UserError, match=r"rows.jsonl:1: 'completion' is missing"):
         _ = corpus([{"prompt": "a"}]).records
     assert not [file for file in Path("cache").iterdir() if file.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("too_long", "samples", "key", "padded", "packed"),
+    [
+        ("drop", "e9336408", "b6310df4", "62f9f854", "a0093862"),
+        ("cut", "7ba77ee2", "f2254282", "72352fa4", "a9e0cbc5"),
+    ],
+)
+def test_later_versions_go_on_with_caches_and_runs(
+    too_long: Any, samples: str, key: str, padded: str, packed: str, sums: Path, architecture: Path
+) -> None:
+    corpus = Corpus(sums.name, str(architecture), Path("cache"), None, 45, too_long)
+    made = corpus.samples
+    assert value_digest(made.to_list()).startswith(samples)
+    # the tokenizer's digest is of its files, which other versions of its library write otherwise
+    assert value_digest({**corpus.key(), "tokenizer": ""}).startswith(key)
+    names = {file.name for file in Path("cache").iterdir()}
+    assert "records-08e4ecb859486c2ec8668d7622af277f" in names
+    encoding = value_digest(corpus.encoding_key())[:32]
+    cut = {f"encoded-{encoding}-45.arrow"} if too_long == "cut" else set()
+    assert {f"encoded-{encoding}.arrow"} | cut <= names
+    lengths = np.array(made["length"][:])
+    completions = lengths - np.array(made["prompt_length"][:])
+    every = np.arange(len(made))
+    assert Plan(every, lengths, completions, 8, 2, 3).digest.startswith(padded)
+    assert Plan(every, lengths, completions, 8, 1, 3, 90).digest.startswith(packed)

@@ -28,24 +28,31 @@ STRATEGIES = {
     "zero1": ["--trainer.devices=2", f"{DEEPSPEED}=1"],
     "ddp": ["--trainer.devices=2", "--trainer.strategy=ddp"],
     "alone": [f"{DEEPSPEED}=2"],
+    "dpo": ["--trainer.devices=2", f"{DEEPSPEED}=2"],
 }
-CHOSEN = list(STRATEGIES)[: max(1, KILLS // 6)]
+# the first and the last every day
+CHOSEN = [*list(STRATEGIES)[: max(1, KILLS // 6)], "dpo"]
 STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def flags(make_branch: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def flags(
+    make_branch: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[str]]:
+    """Of each method."""
     folder = tmp_path_factory.mktemp("kills")
     rows = [{"instruction": f"{n}+{n}", "output": str(2 * n)} for n in range(40)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = [
+        {"prompt": f"{n}+{n}", "chosen": [str(2 * n), f"{2 * n}."], "rejected": [str(2 * n + 1)]}
+        for n in range(40)
+    ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     settings = {
         "model.strong": make_branch(seed=3),
-        "model.weak": make_branch(seed=4),
-        "data.path": folder / "rows.jsonl",
         "data.batch_size": 4,
         "data.micro_batch_size": 2,
         "data.val_fraction": 0.1,
-        "data.selection.weights": "uniform",
         "data.cache": folder / "cache",
         "trainer.max_steps": STEPS,
         "trainer.max_epochs": -1,
@@ -55,7 +62,18 @@ def flags(make_branch: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
         "runs": folder / "runs",
     }
     given = [f"--{name}={value}" for name, value in settings.items()]
-    return ["--config", str(CONFIGS / "joint.yaml"), *given]
+    methods = {
+        "dpo": [f"--data.path={folder / 'pairs.jsonl'}"],
+        "joint": [
+            f"--data.path={folder / 'rows.jsonl'}",
+            f"--model.weak={make_branch(seed=4)}",
+            "--data.selection.weights=uniform",
+        ],
+    }
+    return {
+        method: ["--config", f"{CONFIGS / method}.yaml", *own, *given]
+        for method, own in methods.items()
+    }
 
 
 def start(flags: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -80,16 +98,19 @@ def moments(run: Path, strategy: str, chance: random.Random) -> dict[str, Callab
 
 
 @pytest.mark.parametrize("strategy", CHOSEN)
-def test_a_killed_run_ends_as_if_nothing_had_happened(strategy: str, flags: list[str]) -> None:
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    strategy: str, flags: dict[str, list[str]]
+) -> None:
     chance = random.Random(f"{strategy} {time.time_ns()}")
-    runs = Path(flags[-1].removeprefix("--runs="))
-    flags = [*flags, *STRATEGIES[strategy]]
+    method = "dpo" if strategy == "dpo" else "joint"
+    options = [*flags[method], *STRATEGIES[strategy]]
+    runs = Path(flags[method][-1].removeprefix("--runs="))
     log = runs.with_name(f"{strategy}.log")
     undisturbed, killed = f"{strategy}-whole", f"{strategy}-killed"
-    assert start([*flags, f"--name={undisturbed}"], log).wait(300) == 0, log.read_text()[-3000:]
+    assert start([*options, f"--name={undisturbed}"], log).wait(300) == 0, log.read_text()[-3000:]
     expected = load_file(runs / undisturbed / "latest/strong/model.safetensors")
 
-    again = [*flags, f"--name={killed}", "--ckpt_path=last"]
+    again = [*options, f"--name={killed}", "--ckpt_path=last"]
     count, ways = 0, ["checkpoint", "export", "steps", "start"]
     while count < KILLS // len(CHOSEN):
         known = moments(runs / killed, strategy, chance)

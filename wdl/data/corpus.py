@@ -4,35 +4,26 @@ Nothing here holds more than a batch of rows in memory. Each cached file is name
 that it depends on, and is either complete or not there.
 """
 
-import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from wdl.branches.loading import load_config, load_tokenizer
 from wdl.branches.template import PROBE, QUESTION, probe, render
-from wdl.data.encoding import (
-    Encoded,
-    compose,
-    encode_batch,
-    encode_prompt,
-    with_system_prompt,
-)
+from wdl.data.encoding import encode_records, with_system_prompt
 from wdl.data.records import OnBadRow, RecordReader, TooLong
-from wdl.data.rows import Faults, HubData, Part, RowError, data_parts
+from wdl.data.rows import HubData, Part, data_parts, warn_of_rows
 from wdl.data.schemas import Record
-from wdl.errors import UserError
 from wdl.system.digests import files_digest, value_digest
 from wdl.system.files import new_folder, write_json
 from wdl.system.types import Dataset, PreTrainedTokenizerBase
@@ -52,7 +43,6 @@ RECORDS = pa.schema(
         ("thought", pa.string()),
     ]
 )
-logger = logging.getLogger(__name__)
 
 
 class Corpus:
@@ -139,7 +129,7 @@ class Corpus:
                     np.save(partial_folder / "idx.npy", reader.idx())
                     left_out = {"total": reader.left_out.total, "first": list(reader.left_out)}
                     write_json(partial_folder / "left_out.json", left_out)
-        _warn_of_rows(**json.loads((folder / "left_out.json").read_text()))
+        warn_of_rows(**json.loads((folder / "left_out.json").read_text()))
         rows = Dataset.from_file(str(folder / "rows.arrow"))
         return rows.add_column("idx", np.load(folder / "idx.npy"))
 
@@ -192,7 +182,7 @@ class Corpus:
 
     @staticmethod
     def encode(records: dict[str, list[Any]], **settings: Any) -> dict[str, list[Any]]:
-        """The samples of some records, with those columns; ``settings`` as of the records'."""
+        """The samples of some records, by columns; ``settings`` as of :func:`encode_records`."""
         return encode_records(records, **settings)
 
     def encoding_key(self) -> dict[str, Any]:
@@ -265,67 +255,9 @@ def _write_records(records: Iterable[tuple[str, Record]], schema: pa.Schema, fil
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
 
 
-@rank_zero_only
-def _warn_of_rows(first: list[str], total: int) -> None:
-    if total:
-        logger.warning("%d rows are left out:", total)
-        for line in UserError(*first, total=total).lines():
-            logger.warning("  %s", line)
-
-
 def _workers(rows: int) -> int | None:
     workers = min(os.cpu_count() or 1, 1 + rows // ROWS_PER_WORKER)
     return workers if workers > 1 else None
-
-
-def encode_records(
-    records: dict[str, list[Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    end_token: int,
-    system_prompt: str | None,
-    vocabulary: int,
-    on_bad_row: OnBadRow,
-) -> dict[str, list[Any]]:
-    """The samples of some records, with the columns that these have beside their texts.
-
-    Raises:
-        UserError: One line for each record that cannot be encoded; unless these are skipped.
-    """
-    faults, texts = Faults(), {}
-    for number, row in enumerate(zip(*records.values(), strict=True)):
-        record = dict(zip(records, row, strict=True))
-        try:
-            texts[number] = compose(tokenizer, cast(Record, record), end_token, system_prompt)
-        except (RowError, UserError) as fault:
-            faults.append(f"{record['place']}: {fault}")
-    encoded = encode_batch(tokenizer, list(texts.values()), end_token)
-    kept: dict[int, Encoded] = {}
-    for number, sample in zip(texts, encoded, strict=True):
-        if (largest := max(sample["input_ids"])) < vocabulary:
-            kept[number] = sample
-        else:
-            token = tokenizer.convert_ids_to_tokens(largest)
-            place = records["place"][number]
-            faults.append(f"{place}: the model has no row for {token!r}; drop it")
-    if faults and on_bad_row == "error":
-        raise faults.error()
-    _warn_of_rows(faults, faults.total)
-    samples = kept.values()
-    prompts = [sample["input_ids"][: sample["prompt_length"]] for sample in samples]
-    if system_prompt is not None:  # on which it must not depend what is held out
-        prompts = [encode_prompt(tokenizer, records["messages"][number]) for number in kept]
-    return {
-        **{name: [records[name][n] for n in kept] for name in records if name not in RECORDS.names},
-        "input_ids": [sample["input_ids"] for sample in samples],
-        "prompt_length": [sample["prompt_length"] for sample in samples],
-        "length": [len(sample["input_ids"]) for sample in samples],
-        "prompt_hash": [_hash(prompt) for prompt in prompts],
-    }
-
-
-def _hash(tokens: list[int]) -> float:
-    """A number in [0, 1) that depends on ``tokens`` alone."""
-    return int(hashlib.sha256(str(tokens).encode()).hexdigest()[:12], 16) / 16**12
 
 
 def _cut(sample: dict[str, Any], max_length: int) -> dict[str, Any]:

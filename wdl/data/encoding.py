@@ -4,9 +4,10 @@ The prompt is what the chat template renders with the generation prompt; the ans
 verbatim; then exactly one end-of-turn token. Completion tokens are the answer and that token.
 """
 
+import hashlib
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -14,9 +15,14 @@ from torch import Tensor
 from wdl.branches.packed_attention import Segments
 from wdl.branches.template import OPEN_THOUGHT, Message, probe, render
 from wdl.constants import IGNORE_INDEX, PAPER_SYSTEM_PROMPT
-from wdl.data.rows import RowError
+from wdl.data.records import OnBadRow
+from wdl.data.rows import Faults, RowError, warn_of_rows
 from wdl.data.schemas import Record
+from wdl.errors import UserError
 from wdl.system.types import PreTrainedTokenizerBase
+
+RECORD = ("place", "messages", "completion", "thought")
+"""Columns that a sample is made from; all others of a record stay."""
 
 
 class Encoded(TypedDict):
@@ -111,6 +117,56 @@ def _within_thought(prompt: str, answer: str) -> str:
             f"a thought and {closing} before it, or take a template that leaves {tag} to the model"
         )
     return answer
+
+
+def encode_records(
+    records: dict[str, list[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    end_token: int,
+    system_prompt: str | None,
+    vocabulary: int,
+    on_bad_row: OnBadRow,
+) -> dict[str, list[Any]]:
+    """The samples of some records, with the columns that these have beside their texts.
+
+    Raises:
+        UserError: One line for each record that cannot be encoded; unless these are skipped.
+    """
+    faults, texts = Faults(), {}
+    for number, row in enumerate(zip(*records.values(), strict=True)):
+        record = dict(zip(records, row, strict=True))
+        try:
+            texts[number] = compose(tokenizer, cast(Record, record), end_token, system_prompt)
+        except (RowError, UserError) as fault:
+            faults.append(f"{record['place']}: {fault}")
+    encoded = encode_batch(tokenizer, list(texts.values()), end_token)
+    kept: dict[int, Encoded] = {}
+    for number, sample in zip(texts, encoded, strict=True):
+        if (largest := max(sample["input_ids"])) < vocabulary:
+            kept[number] = sample
+        else:
+            token = tokenizer.convert_ids_to_tokens(largest)
+            place = records["place"][number]
+            faults.append(f"{place}: the model has no row for {token!r}; drop it")
+    if faults and on_bad_row == "error":
+        raise faults.error()
+    warn_of_rows(faults, faults.total)
+    samples = kept.values()
+    prompts = [sample["input_ids"][: sample["prompt_length"]] for sample in samples]
+    if system_prompt is not None:  # on which it must not depend what is held out
+        prompts = [encode_prompt(tokenizer, records["messages"][number]) for number in kept]
+    return {
+        **{name: [records[name][n] for n in kept] for name in records if name not in RECORD},
+        "input_ids": [sample["input_ids"] for sample in samples],
+        "prompt_length": [sample["prompt_length"] for sample in samples],
+        "length": [len(sample["input_ids"]) for sample in samples],
+        "prompt_hash": [_hash(prompt) for prompt in prompts],
+    }
+
+
+def _hash(tokens: list[int]) -> float:
+    """A number in [0, 1) that depends on ``tokens`` alone."""
+    return int(hashlib.sha256(str(tokens).encode()).hexdigest()[:12], 16) / 16**12
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

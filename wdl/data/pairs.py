@@ -80,6 +80,6 @@ def among_first(pairs: Pairs, questions: NDArray[np.int64], count: int) -> NDArr
 
 
 def _groups(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each run of equal values begins and ends."""
-    borders = np.flatnonzero(np.diff(values)) + 1
-    return np.append(0, borders), np.append(borders, len(values))
+    """Where each run of equal values, none of them negative, begins and ends."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    return starts, np.append(starts, len(values))[1:]

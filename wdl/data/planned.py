@@ -186,9 +186,9 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Encode, split, and for training also draw and plan."""
         samples = self.corpus.samples
-        held_out = column(samples, "prompt_hash") < self.val_fraction
-        self.train_samples = samples.select(np.flatnonzero(~held_out))
-        self.val_samples = samples.select(np.flatnonzero(held_out))
+        self.held_out = column(samples, "prompt_hash") < self.val_fraction
+        self.train_samples = samples.select(np.flatnonzero(~self.held_out))
+        self.val_samples = samples.select(np.flatnonzero(self.held_out))
         if self.val_fraction and not len(self.val_samples):
             rank_zero_warn(
                 f"none of the {len(samples)} {self.unit}s falls to validation; raise "

@@ -20,7 +20,7 @@ from wdl.data.corpus import column
 from wdl.data.encoding import Batch
 from wdl.data.plan import Plan
 from wdl.data.planned import PlannedDataModule
-from wdl.data.preference_corpus import PreferenceCorpus
+from wdl.data.preference_corpus import PreferenceCorpus, flattened
 from wdl.data.scoring import REFERENCE, model_scores
 from wdl.data.selection import Summary
 from wdl.errors import UserError
@@ -85,6 +85,7 @@ class PreferenceDataModule(PlannedDataModule):
     """
 
     corpus: PreferenceCorpus
+    summary: PreferenceSummary
     unit = "question"
     batch_type = PreferenceBatch
 
@@ -187,7 +188,8 @@ class PreferenceDataModule(PlannedDataModule):
     def summarise(self, probabilities: NDArray[np.float64], plan: Plan) -> PreferenceSummary:
         """Also the pairs and their answers."""
         pairs, sequences = (
-            sum(map(len, self.train_samples[name])) for name in ("chosen", "sequences")
+            int(flattened(self.corpus.samples, name)[1][~self.held_out].sum())
+            for name in ("chosen", "sequences")
         )
         known = asdict(super().summarise(probabilities, plan))
         return PreferenceSummary(**known, pairs=pairs, sequences=sequences)
@@ -222,8 +224,10 @@ class PreferenceDataModule(PlannedDataModule):
 
     def _chosen(self) -> Iterator[str]:
         """Each chosen answer of the training questions, as a row of instruction data."""
-        questions = (self.train_samples[name][:] for name in ("sequences", "chosen"))
-        positions = [s[c] for s, pairs in zip(*questions, strict=True) for c in sorted({*pairs})]
+        _, counts = flattened(self.corpus.samples, "sequences")
+        chosen, pairs = flattened(self.corpus.samples, "chosen")
+        positions = np.repeat(np.cumsum(counts) - counts, pairs) + chosen
+        positions = np.unique(positions[np.repeat(~self.held_out, pairs)])
         numbers = column(self.corpus.sequences, "record")[positions]
         for record in self.corpus.records.select(numbers):
             thought = {"reasoning_content": record["thought"]} if record["thought"] else {}

@@ -19,7 +19,8 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
-from wdl.data.corpus import RECORDS, Corpus, column, encode_records
+from wdl.data.corpus import RECORDS, Corpus
+from wdl.data.encoding import encode_records
 from wdl.data.pairs import Pairs, among_first, by_chance, every_pair, within
 from wdl.data.preference_schemas import parse_preferences
 from wdl.data.records import OnBadRow, RecordReader
@@ -122,7 +123,7 @@ class PreferenceCorpus(Corpus):
     def _joined(self) -> tuple[Dataset, Dataset]:
         """Sequences and questions."""
         answers = self.encoded
-        questions, names = (column(answers, name) for name in ("question", "sequence"))
+        questions, names = (_numbers(answers, name) for name in ("question", "sequence"))
         questions = _first(questions)
         pairs = self._pairs(answers, questions, names)
         used = np.unique(pairs)
@@ -137,8 +138,8 @@ class PreferenceCorpus(Corpus):
         self, answers: Dataset, questions: NDArray[np.int64], names: NDArray[np.int64]
     ) -> Pairs:
         """The pairs that are trained, by question; positions of the first answer of its kind."""
-        lengths = column(answers, "length").astype(np.int64)
-        pairs = _first(names)[every_pair(column(answers, "idx"), column(answers, "chosen"))]
+        lengths = _numbers(answers, "length").astype(np.int64)
+        pairs = _first(names)[every_pair(_numbers(answers, "idx"), _numbers(answers, "chosen"))]
         pairs = np.stack(np.divmod(np.unique(pairs[0] * len(answers) + pairs[1]), len(answers)))
         pairs = _keep(pairs, pairs[0] != pairs[1], "both sides are the same tokens")
         long = lengths > self.max_length
@@ -179,11 +180,11 @@ class PreferenceCorpus(Corpus):
         pairs = pairs[:, np.lexsort(pairs[::-1])]
         pair_borders = np.searchsorted(pairs[0], borders)
         within_question = pairs - np.repeat(starts, np.diff(pair_borders))
-        lengths = column(answers, "length").astype(np.int64)[used]
+        lengths = _numbers(answers, "length").astype(np.int64)[used]
         table = pa.table(
             {
-                "idx": column(answers, "idx")[asked],
-                "prompt_hash": column(answers, "prompt_hash")[asked],
+                "idx": _numbers(answers, "idx")[asked],
+                "prompt_hash": _numbers(answers, "prompt_hash")[asked],
                 "length": np.add.reduceat(lengths, starts),
                 "sequences": _lists(borders, np.arange(len(used))),
                 "chosen": _lists(pair_borders, within_question[0]),
@@ -191,6 +192,17 @@ class PreferenceCorpus(Corpus):
             }
         )
         return Dataset(table, fingerprint=value_digest(self.key())[:32])
+
+
+def flattened(questions: Dataset, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lists of a column, one after the other, and the length of each."""
+    lists = questions.with_format("arrow", columns=[name])[:][name].combine_chunks()
+    return lists.flatten().to_numpy(), lists.value_lengths().to_numpy()
+
+
+def _numbers(answers: Dataset, name: str) -> NDArray[Any]:
+    """A column as it is; other ways to read one make float32 of a float64."""
+    return answers.with_format("arrow", columns=[name])[:][name].to_numpy()
 
 
 def _digest(tokens: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ several parts, ``organisation/name:part`` (its ``train`` split).
 
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ TRAINED_ON = {"train", "training"}
 HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "holdout"}
 LISTS = (".json", ".json.gz", ".json.zst")
 PARQUET_ROWS = 256
+logger = logging.getLogger(__name__)
 _BROKEN = (ValueError, RecursionError)  # what json raises for text that is none
 
 
@@ -57,6 +59,16 @@ class Faults(list[str]):
     def error(self) -> UserError:
         """All of it as one error."""
         return UserError(*self, total=self.total)
+
+
+def warn_of_rows(first: list[str], total: int) -> None:
+    """Say, on one process, that rows are left out, and why the first of them."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if total and not rank_zero_only.rank:  # type: ignore[attr-defined]
+        logger.warning("%d rows are left out:", total)
+        for line in UserError(*first, total=total).lines():
+            logger.warning("  %s", line)
 
 
 @dataclass(frozen=True)
