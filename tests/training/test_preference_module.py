@@ -157,7 +157,7 @@ class Expected:
         with torch.no_grad():
             for weight in self.policy.parameters():
                 assert weight.grad is not None
-                weight -= LR * weight.grad
+                weight.sub_(weight.grad, alpha=LR)
         return loss.item()
 
 

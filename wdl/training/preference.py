@@ -21,7 +21,7 @@ from wdl.data.encoding import Batch
 from wdl.data.preference import PreferenceBatch
 from wdl.errors import UserError
 from wdl.losses.preference import Preference, linear_preference_loss, sequence_logps
-from wdl.metrics.preference import DISPLACEMENT, SIDES, PreferenceMeans
+from wdl.metrics.preference import DISPLACEMENT, PreferenceMeans
 from wdl.training.pair import Pair
 
 DPO = Preference()
@@ -130,12 +130,12 @@ class PreferenceModule(Pair):
         """The loss of a micro-batch and its parts; what is recorded of it goes to ``means``."""
         loss, preference, nll, logps, *reference = self(batch)
         if recorded:
-            sides = (torch.tensor(batch[s], dtype=torch.int64, device=logps.device) for s in SIDES)
             means.update(
                 logps,
                 reference[0] if reference else None,
                 logps.new_tensor(batch["completions"]),
-                *sides,
+                torch.tensor(batch["chosen"], dtype=torch.int64, device=logps.device),
+                torch.tensor(batch["rejected"], dtype=torch.int64, device=logps.device),
                 logps.new_tensor(batch["weights"]),
             )
         return loss, preference, nll
