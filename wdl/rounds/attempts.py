@@ -20,7 +20,9 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 from wdl.data.rows import Faults, RowError, rows_of
+from wdl.errors import UserError
 from wdl.metrics.per_problem import pass_at_k
+from wdl.system.digests import files_digest
 
 Verdict = Literal["right", "wrong", "ungraded"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -90,36 +92,44 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def read_attempts(files: Sequence[Path], graded: bool) -> list[list[Attempt]]:
-    """The attempts in each file.
-
-    Args:
-        files: As `wdl sample` writes them, or, if ``graded``, `wdl grade`.
-        graded: Whether each must have a verdict.
+def read_samples(file: Path) -> list[Attempt]:
+    """The attempts that `wdl sample` wrote.
 
     Raises:
-        UserError: One line ``file:line: what; remedy`` for each faulty row, or a file is not there
-            or empty.
+        UserError: One line ``file:line: what; remedy`` for each faulty row, or the file is not
+            there or empty.
     """
+    return _read([file], graded=False)
+
+
+def read_graded(files: Sequence[Path]) -> tuple[list[Attempt], list[str]]:
+    """The attempts in all of the files that `wdl grade` wrote, and the digest of each file.
+
+    Raises:
+        UserError: As above, or a file is named twice, or none is.
+    """
+    if not files or len(set(files)) < len(files):
+        twice = f"{max(files, key=files.count)} is named twice; " if files else ""
+        raise UserError(f"--graded: {twice}name each file once, at least one")
+    return _read(files, graded=True), [files_digest([file]) for file in files]
+
+
+def _read(files: Sequence[Path], graded: bool) -> list[Attempt]:
     faults = Faults()
     for file in files:
         if not file.is_file():
             faults.append(f"{file}: there is no such file; check the path")
         elif not file.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
             faults.append(f"{file}: attempts come as .jsonl; check the path")
-    if not files:
-        faults.append("--graded: name at least one file")
-    if len(set(files)) < len(files):
-        faults.append(f"{max(files, key=files.count)}: it is named twice; name each file once")
     if faults:
         raise faults.error()
-    found = [_read(file, graded, faults) for file in files]
+    found = [attempt for file in files for attempt in _read_file(file, graded, faults)]
     if faults:
         raise faults.error()
     return found
 
 
-def _read(file: Path, graded: bool, faults: Faults) -> list[Attempt]:
+def _read_file(file: Path, graded: bool, faults: Faults) -> list[Attempt]:
     found: dict[Key, Attempt] = {}
     for line, row in rows_of(file, faults):
         try:

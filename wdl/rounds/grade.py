@@ -22,7 +22,7 @@ from tqdm import tqdm
 from wdl.config.definitions import read_class
 from wdl.config.paths import InputPath
 from wdl.grading.grader import BaseGrader, Grader, Status, Task
-from wdl.rounds.attempts import Attempt, Key, Verdict, read_attempts, shares_of, statistics, told
+from wdl.rounds.attempts import Attempt, Key, Verdict, read_samples, shares_of, statistics, told
 from wdl.rounds.output import Output, read_summary, summary_of
 from wdl.rounds.pool import kind_of
 from wdl.system.digests import files_digest
@@ -137,7 +137,7 @@ def grade(samples: InputPath, out: str, by: JudgeName = RULES) -> None:
     """
     file = Path(samples)
     with closing(find_judge(by)) as judge:
-        attempts = read_attempts([file], graded=False)[0]
+        attempts = read_samples(file)
         output = Output(
             Path(out), {"samples_sha256": files_digest([file]), "judge": judge.describe()}
         )

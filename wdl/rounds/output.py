@@ -15,6 +15,8 @@ from wdl.system.files import sync, write_json, write_lines
 from wdl.system.journal import refuse_other
 
 Rows = Iterable[dict[str, Any]]
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+"""A conversation, in a table."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Output:
         found = read_summary(self.summary)
         refuse_other(self.path, found["key"], self.key)
         self.journal.unlink(missing_ok=True)
+        print(f"{self.path}: there already, made from the same inputs")
         return found
 
     def write(self, rows: Rows, summary: dict[str, Any]) -> None:

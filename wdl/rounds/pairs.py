@@ -15,61 +15,21 @@ were cut off, make no pairs. All of it is a pure function of the graded files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pyarrow as pa
 
 from wdl.config.paths import InputPaths
 from wdl.errors import UserError
-from wdl.rounds.attempts import Attempt, by_question, read_attempts, shares_of, statistics
-from wdl.rounds.output import Output, read_summary, summary_of, write_table
-from wdl.system.digests import files_digest, lot
+from wdl.rounds.attempts import by_question, read_graded, shares_of, statistics
+from wdl.rounds.output import MESSAGES, Output, read_summary, summary_of, write_table
+from wdl.rounds.sides import Sides, both_sides
+from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
 
-MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 TEXTS = pa.list_(pa.string())
-SCHEMA = pa.schema([("prompt", pa.list_(MESSAGE)), ("chosen", TEXTS), ("rejected", TEXTS)])
-
-
-@dataclass(frozen=True)
-class Sides:
-    """A question with its right and wrong attempts, none with the same text as another."""
-
-    right: list[Attempt]
-    wrong: list[Attempt]
-
-    @property
-    def pairs(self) -> int:
-        """How many there are."""
-        return len(self.right) * len(self.wrong)
-
-    @property
-    def size(self) -> int:
-        """How many attempts there are."""
-        return len(self.right) + len(self.wrong)
-
-    def capped(self, most: int | None, seed: int) -> "Sides":
-        """With at most so many pairs: the longer side loses attempts by lot."""
-        if most is None or self.pairs <= most:
-            return self
-        right, wrong = (
-            sorted(side, key=lambda one: lot(seed, one.id, one.completion))
-            for side in (self.right, self.wrong)
-        )
-        while len(right) * len(wrong) > most:
-            max(right, wrong, key=len).pop()
-        return Sides(right, wrong)
-
-    def row(self) -> dict[str, Any]:
-        """As it is written."""
-        return {
-            "prompt": self.right[0].messages,
-            "chosen": [attempt.completion for attempt in self.right],
-            "rejected": [attempt.completion for attempt in self.wrong],
-        }
+SCHEMA = pa.schema([("prompt", MESSAGES), ("chosen", TEXTS), ("rejected", TEXTS)])
 
 
 def pairs(
@@ -95,10 +55,10 @@ def pairs(
     }
     if found := [text for text, wrong in faults.items() if wrong]:
         raise UserError(*found)
-    rounds = read_attempts(graded.paths, graded=True)
+    attempts, digests = read_graded(graded.paths)
     folder = Path(out)
     key = {
-        "graded_sha256": [files_digest([file]) for file in graded.paths],
+        "graded_sha256": digests,
         "val_fraction": val_fraction,
         "max_pairs": max_pairs,
         "seed": seed,
@@ -106,8 +66,7 @@ def pairs(
     output = Output(folder / "train.parquet", key, folder / "description.json")
     description = output.earlier()
     if description is None:
-        every = [attempt for attempts in rounds for attempt in attempts]
-        sides = {name: both_sides(group) for name, group in by_question(every).items()}
+        sides = {name: both_sides(group) for name, group in by_question(attempts).items()}
         kept = {name: one.capped(max_pairs, seed) for name, one in sides.items() if one.pairs}
         parts: dict[str, list[Sides]] = {"train": [], "validation": []}
         for name, one in kept.items():
@@ -123,7 +82,10 @@ def pairs(
                 read_summary(summary_of(file)).get("model_sha256") for file in graded.paths
             ],
             **{name: _amounts(part) for name, part in parts.items()},
-            "attempts": statistics(every) | {"in_pairs": sum(one.size for one in kept.values())},
+            "attempts": {
+                **{name: n for name, n in statistics(attempts).items() if "pass@" not in name},
+                "in_pairs": sum(one.size for one in kept.values()),
+            },
         }
         output.write_summary(description)
         for name in ("validation", "train"):
@@ -139,30 +101,6 @@ def pairs(
             for unit in ("questions", "pairs")
         },
         shares_of(description["attempts"]),
-    )
-
-
-def both_sides(attempts: Sequence[Attempt]) -> Sides:
-    """The right and the wrong attempts at a question that a model can be trained on.
-
-    A text that one judge held to be right and another wrong is neither.
-
-    Raises:
-        UserError: They were not all asked by the same messages.
-    """
-    first = attempts[0]
-    if other := next((one for one in attempts if one.messages != first.messages), None):
-        raise UserError(
-            f"--graded: question {first.id} was asked by {first.messages}, and in another round by "
-            f"{other.messages}; give rounds of one system prompt"
-        )
-    right, wrong = (
-        {one.completion: one for one in reversed(attempts) if one.verdict == verdict}
-        for verdict in ("right", "wrong")
-    )
-    return Sides(
-        [one for text, one in reversed(right.items()) if one.is_whole and text not in wrong],
-        [one for text, one in reversed(wrong.items()) if one.is_whole and text not in right],
     )
 
 
