@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wdl.errors import UserError
-from wdl.rounds.attempts import Attempt
+from wdl.rounds.attempts import Attempt, Verdict
 from wdl.system.digests import lot
 
 
@@ -72,12 +72,13 @@ def both_sides(attempts: Sequence[Attempt]) -> Sides:
     Raises:
         UserError: They were not all asked by the same messages.
     """
-    right, wrong = (
-        {one.completion: one for one in reversed(attempts) if one.verdict == verdict}
-        for verdict in ("right", "wrong")
-    )
+    texts: dict[Verdict | None, dict[str, Attempt]] = {"right": {}, "wrong": {}}
+    for one in attempts:
+        if one.is_whole and one.verdict in texts:
+            texts[one.verdict].setdefault(one.completion, one)
+    right, wrong = texts["right"], texts["wrong"]
     return Sides(
         one_prompt(attempts),
-        [one for text, one in reversed(right.items()) if one.is_whole and text not in wrong],
-        [one for text, one in reversed(wrong.items()) if one.is_whole and text not in right],
+        [one for text, one in right.items() if text not in wrong],
+        [one for text, one in wrong.items() if text not in right],
     )
