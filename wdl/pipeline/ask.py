@@ -20,10 +20,9 @@ def ask(question: str, choices: str, show_status: Callable[[], None]) -> str:
     while True:
         print(f"{question}: {shown}? ", end="", flush=True)
         line = sys.stdin.buffer.readline() if sys.stdin else b""
-        answer = line.decode(errors="replace").strip().lower()
-        if not line or answer in ("q", "quit"):
-            print("" if line else "end of input", flush=True)
-            return "quit"
+        answer = line.decode(errors="replace").strip().lower() if line else "quit"
+        if not line or not sys.stdin.isatty():
+            print(answer, flush=True)
         chosen = [word for word in words if answer in (word, word[0])]
         if chosen == ["status"]:
             show_status()

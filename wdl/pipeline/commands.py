@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from wdl.config.paths import InputPath
-from wdl.errors import UserError
 from wdl.pipeline.ask import ask
 from wdl.pipeline.checks import print_checks
 from wdl.pipeline.plan import Pipeline, turns
@@ -51,10 +50,8 @@ def run_pipeline(
     show_status = partial(print_status, pipeline, folder)
     try:
         run_steps(pipeline, folder, ask=partial(ask, show_status=show_status) if step else None)
-    except UserError:
+    finally:
         write_figure(folder)
-        raise
-    write_figure(folder)
 
 
 def show_status(

@@ -3,12 +3,12 @@
     {"seconds": 61.2, "stages": [{"name": "sft", "state": "done", "seconds": 40.1, "attempts": 1,
      "throughput": {"tokens_per_second": 5120.0}, "metrics": {"val/loss": 0.41, ...}, ...}],
      "groups": [{"rounds": [{"round": 1, "seconds": 30.5, "done": 3, "skipped": 1, "failed": 0,
-     "failures": 2}, ...], "values": {"grade: pass@1": [0.25, 0.5], ...}}]}
+     "failures": 2}, ...], "values": {"grade: pass@1": [0.25, 0.5], ...}, "drawn": [...]}]}
 
 Amounts and metrics are those that the stage has left as ``outcome.json`` in its folder. Throughput
 is over the whole stage: loading, grading and all attempts included. ``groups`` are those of stages
 that have more rounds than one; ``failures`` are attempts, and a value is null where a round has
-none. What all rounds have is also drawn (``report_figure``).
+none. ``drawn`` in ``report.svg`` is what a stage has left in all rounds in which it was done.
 """
 
 from collections.abc import Iterable, Sequence
@@ -68,20 +68,10 @@ def _stage(step: Step, folder: Path) -> dict[str, Any]:
     return stage
 
 
-def panels(groups: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """What there is to draw: values that no round lacks, of those that have come so far."""
-    found = {}
-    for group in groups:
-        for name, values in group["values"].items():
-            come = len(values) - next(n for n, x in enumerate(reversed(values)) if x is not None)
-            if None not in values[:come]:
-                found[name] = values[:come]
-    return found
-
-
 def _groups(steps: Sequence[Step], stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each group with rounds to compare: how each went, and values by round."""
     found: dict[int, dict[str, Any]] = {}
+    ran: set[tuple[str, int]] = set()
     for step, stage in zip(steps, stages, strict=True):
         turn = step.round
         if turn is None or turn.count == 1:
@@ -94,9 +84,20 @@ def _groups(steps: Sequence[Step], stages: Sequence[dict[str, Any]]) -> list[dic
         one["failures"] += len(stage.get("failures", ()))
         if stage["state"] in ("done", "skipped", "failed"):
             one[stage["state"]] += 1
+        if stage["state"] == "done":
+            ran.add((step.stage, turn.number))
         for name, value in {**stage.get("amounts", {}), **stage.get("metrics", {})}.items():
             values = group["values"].setdefault(f"{step.stage}: {name}", [None] * turn.count)
             values[turn.number - 1] = value
+    for group in found.values():
+        group["drawn"] = [
+            name
+            for name, values in group["values"].items()
+            if not any(
+                value is None and (name.partition(": ")[0], number) in ran
+                for number, value in enumerate(values, start=1)
+            )
+        ]
     return list(found.values())
 
 
@@ -128,7 +129,7 @@ def _markdown(
             for name, values in group["values"].items()
         ]
         lines += _table("|".join(["", *(f"{number}>" for number in numbers)]), rows)
-    if panels(groups):
+    if any(group["drawn"] for group in groups):
         lines += ["", f"![by round]({FIGURE})"]
     broken = [
         (stage["name"], ", ".join(map(str, stage["failures"])), stage.get("last_line", ""))

@@ -1,10 +1,11 @@
-"""``report.svg``: what the stages of rounds have in every round, a small panel each."""
+"""``report.svg``: amounts and metrics by round, a small panel each."""
 
 import io
 import json
+import math
 from pathlib import Path
 
-from wdl.pipeline.report import FIGURE, panels
+from wdl.pipeline.report import FIGURE
 from wdl.system.files import write_text
 
 COLUMNS = 4
@@ -12,9 +13,10 @@ COLOUR = "#1b6ca8"
 
 
 def write_figure(root: Path) -> None:
-    """Draw the groups of ``report.json`` that have values in all rounds, if there are any."""
+    """Draw what ``report.json`` says is drawn, if there is anything."""
     file = root / "report.json"
-    drawn = panels(json.loads(file.read_text())["groups"]) if file.is_file() else {}
+    groups = json.loads(file.read_text()).get("groups", []) if file.is_file() else []
+    drawn = [(name, group["values"][name]) for group in groups for name in group["drawn"]]
     if not drawn:
         (root / FIGURE).unlink(missing_ok=True)
         return
@@ -25,8 +27,9 @@ def write_figure(root: Path) -> None:
     rows = -(-len(drawn) // COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 2.2 * rows), layout="constrained")
     places = figure.subplots(rows, COLUMNS, squeeze=False).flat
-    for (name, values), axes in zip(drawn.items(), places, strict=False):
-        axes.plot(range(1, len(values) + 1), values, "o-", color=COLOUR)
+    for (name, values), axes in zip(drawn, places, strict=False):
+        known = [math.nan if value is None else value for value in values]
+        axes.plot(range(1, len(values) + 1), known, "o-", color=COLOUR)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(name, fontsize=9, parse_math=False)
         axes.grid(color="0.9")

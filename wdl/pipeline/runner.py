@@ -54,7 +54,7 @@ def run_steps(
                 if ask and turn.step.round not in (None, asked):
                     asked = turn.step.round
                     if ask(f"{asked}, from {turn.step.name}", "csq") == "quit":
-                        _say_that_it_goes_on()
+                        print("wdl: the same command goes on from here", file=sys.stderr)
                         raise SystemExit(0)
                 try:
                     _run(turn, attempt, ask)
@@ -70,10 +70,6 @@ def run_steps(
                 print(f"{turn.title}: done, skipped", flush=True)
         write_report(turn.steps, root)
         print(f"report: {root / 'report.md'}", flush=True)
-
-
-def _say_that_it_goes_on() -> None:
-    print("wdl: the same command goes on from here", file=sys.stderr)
 
 
 def _leave_record(turn: Turn) -> None:
@@ -98,13 +94,11 @@ def _run(turn: Turn, attempt: Callable[..., Record], ask: Ask | None) -> None:
             return
         failed = f"stage {step.name} failed with exit code {record.exit_code}"
         log = folder / LOG
-        failure = UserError(
-            f"{failed}; log: {log}; the same command goes on from here; its last lines:",
-            *(f"| {line}" for line in last_lines(log)),
-        )
+        lines = [f"| {line}" for line in last_lines(log)]
         answer = "continue" if step.skippable else "quit"
         if ask:
-            print(*failure.lines(), sep="\n", file=sys.stderr, flush=True)
+            print("its last lines:", *lines, sep="\n", file=sys.stderr, flush=True)
+            lines = []
             answer = ask(failed, "crsq" if step.skippable else "rsq")
         if answer == "continue":
             reason = f"it failed with exit code {record.exit_code}"
@@ -112,7 +106,9 @@ def _run(turn: Turn, attempt: Callable[..., Record], ask: Ask | None) -> None:
             print(f"{turn.title}: skipped, {reason}; log: {log}", flush=True)
             return
         if answer == "quit":
-            raise failure
+            end = "; its last lines:" if lines else ""
+            again = "the same command goes on from here"
+            raise UserError(f"{failed}; log: {log}; {again}{end}", *lines)
 
 
 def _attempt(turn: Turn, record: Record, wdl: Sequence[str], signals: Signals, lock: int) -> Record:
