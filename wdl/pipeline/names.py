@@ -81,11 +81,7 @@ class Names:
         option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
         name, *more = dict.fromkeys(EVERY.findall(value)) or [""]
         if more or name not in self._every:
-            known = ", ".join(f"{{all:{other}}}" for other in self._every)
-            self.faults.append(
-                f"{where}: {word} must name one earlier stage of rounds; choose from "
-                f"{known or 'nothing, as there is none'}"
-            )
+            self.faults.append(f"{where}: {word} must name one stage of rounds that comes before it")
             return [word]
         parts = [self.fill(part, where, stage) for part in value.split(f"{{all:{name}}}")]
         texts = [folder.join(parts) for folder in self._every[name]]
