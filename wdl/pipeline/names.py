@@ -81,7 +81,8 @@ class Names:
         option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
         name, *more = dict.fromkeys(EVERY.findall(value)) or [""]
         if more or name not in self._every:
-            self.faults.append(f"{where}: {word} must name one stage of rounds that comes before it")
+            fault = f"{word} must name one stage of rounds that comes before it"
+            self.faults.append(f"{where}: {fault}")
             return [word]
         parts = [self.fill(part, where, stage) for part in value.split(f"{{all:{name}}}")]
         texts = [folder.join(parts) for folder in self._every[name]]
