@@ -128,7 +128,7 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
 
 def _parse(words: list[str]) -> dict[str, Any]:
     """What a command line reads, and where a fit writes to; or what is wrong with it."""
-    from wdl.config.paths import paths_in
+    from wdl.config.paths import addresses_in, paths_in
 
     verb, options = words[0], words[1:]
     if verb not in VERBS:
@@ -145,9 +145,11 @@ def _parse(words: list[str]) -> dict[str, Any]:
     except SystemExit:  # --help, --print_config
         return {"faults": [f"wdl {' '.join(words)} runs nothing; leave the stage out"]}
     folder = os.path.abspath(os.path.join(config.runs, config.name)) if verb == "fit" else None
-    read = paths_in(config.as_dict())
-    inputs = {name.replace(".init_args", ""): path for name, path in read}  # as users write them
-    return {"inputs": inputs, "folder": folder}
+    inputs, addresses = (  # by option as users write it
+        {name.replace(".init_args", ""): text for name, text in found(config.as_dict())}
+        for found in (paths_in, addresses_in)
+    )
+    return {"inputs": inputs, "addresses": addresses, "folder": folder}
 
 
 def _report(error: UserError) -> NoReturn:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from processes import LISTEN, ended, killed_at_the_end, wait_for
 
 from wdl.errors import UserError
+from wdl.pipeline.plan import Plan
 from wdl.pipeline.record import OUTCOME, Record
 from wdl.pipeline.runner import is_running, run_steps
 from wdl.pipeline.stages import Step
@@ -40,12 +41,12 @@ def _nothing_left_behind() -> Iterator[None]:
         yield
 
 
-def digest_of(steps: Sequence[Step]) -> Callable[[int, str], str]:
-    return lambda number, before: f"{steps[number].words} {before}"
+def plan_of(steps: Sequence[Step]) -> Plan:
+    return lambda failed: (steps, lambda number, before: f"{steps[number].words} {before}")
 
 
 def run(*steps: Step) -> None:
-    run_steps(steps, ROOT, digest_of(steps), PYTHON)
+    run_steps(plan_of(steps), ROOT, PYTHON)
 
 
 def record(name: str) -> Record:
@@ -66,7 +67,7 @@ def pipeline(*steps: Step) -> subprocess.Popen:
         "from wdl.pipeline.stages import Step\n"
         "steps = [Step(n, tuple(w), r, tuple(l)) for n, w, r, l in json.loads(sys.argv[1])]\n"
         "digest = lambda number, before: f'{steps[number].words} {before}'\n"
-        "run_steps(steps, Path('out'), digest, (sys.executable, '-c'))"
+        "run_steps(lambda failed: (steps, digest), Path('out'), (sys.executable, '-c'))"
     )
     command = [*PYTHON, code, given]
     STARTED.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
@@ -152,7 +153,7 @@ def test_a_fit_goes_on_from_its_checkpoint_unless_its_inputs_have_changed() -> N
     def fit(*words: str) -> list[str]:
         steps = [Step("fit", ("fit", *words), retries=1)]
         with contextlib.suppress(UserError):
-            run_steps(steps, ROOT, digest_of(steps), (*PYTHON, code))
+            run_steps(plan_of(steps), ROOT, (*PYTHON, code))
         lines = (ROOT / "fit/log.txt").read_text().splitlines()
         return [line for line in lines if line.startswith("[")]
 

@@ -20,6 +20,7 @@ DATA_SUFFIXES = (
 )
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_ADDRESS = re.compile(r"https?://\S+$")
 _HUB_DATA = re.compile(_HUB_NAME.pattern + r"(:\w[\w.-]*)?")
 
 
@@ -86,18 +87,23 @@ register_type(DataSource, serializer=str, deserializer=_data_source)
 register_type(ModelSource, serializer=str, deserializer=_model_source)
 
 
-def paths_in(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Key and value of every path in a configuration: their types derive from str.
+def paths_in(config: Any) -> Iterator[tuple[str, str]]:
+    """Key and value of every path in a configuration: their types derive from str."""
+    return ((name, text) for name, text in _texts_in(config) if type(text) is not str)
 
-    Args:
-        config: Nested dictionaries and lists.
-        name: Key of ``config`` itself.
-    """
+
+def addresses_in(config: Any) -> Iterator[tuple[str, str]]:
+    """Key and value of every address of the web in a configuration."""
+    return ((name, text) for name, text in _texts_in(config) if _ADDRESS.match(text))
+
+
+def _texts_in(config: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Key and value of every text in nested dictionaries and lists; ``name`` is the key of all."""
     if isinstance(config, dict):
         for key, inner in config.items():
-            yield from paths_in(inner, f"{name}.{key}" if name else key)
+            yield from _texts_in(inner, f"{name}.{key}" if name else key)
     elif isinstance(config, list):
         for position, inner in enumerate(config):
-            yield from paths_in(inner, f"{name}.{position}")
-    elif isinstance(config, str) and type(config) is not str:
+            yield from _texts_in(inner, f"{name}.{position}")
+    elif isinstance(config, str):
         yield name, config

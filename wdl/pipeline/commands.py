@@ -5,22 +5,28 @@ wdl pipeline status --config configs/pipeline.yaml
 """
 
 import os
-from collections.abc import Sequence
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wdl.config.paths import InputPath
-from wdl.pipeline.inputs import Fingerprints, StepInputs
-from wdl.pipeline.record import LOG, Record, now
-from wdl.pipeline.report import duration
-from wdl.pipeline.runner import Digest, check_launchers, is_running, run_steps
-from wdl.pipeline.stages import Step, expand
+from wdl.pipeline.ask import ask
+from wdl.pipeline.checks import print_checks
+from wdl.pipeline.plan import Pipeline, turns
+from wdl.pipeline.report_figure import write_figure
+from wdl.pipeline.runner import run_steps
+from wdl.pipeline.status import print_status
 
 Stages = list[dict[str, Any]]
 
 
-def run_pipeline(here: InputPath, stages: Stages, root: str = "runs/pipeline") -> None:
+def run_pipeline(
+    here: InputPath,
+    stages: Stages,
+    root: str = "runs/pipeline",
+    step: bool = False,
+    dry_run: bool = False,
+) -> None:
     """Run the stages that are not done yet.
 
     A stage that is done is skipped; one that was killed goes on from its last checkpoint; one
@@ -31,71 +37,46 @@ def run_pipeline(here: InputPath, stages: Stages, root: str = "runs/pipeline") -
         stages: What to run, in order; each has a name, a command and perhaps retries and a
             launcher, or is a group of stages with rounds. See configs/pipeline.yaml.
         root: Folder of the pipeline; each stage gets a folder in it, with its log.txt.
+        step: Ask before each round and after a failure whether to go on; answers are read from
+            the standard input, and its end means quit.
+        dry_run: Say what would become of each stage and why, and run none.
     """
     folder = Path(os.path.abspath(root))
-    steps = expand(stages, Path(here), folder)
-    check_launchers(steps)
-    inputs = _inputs(steps, Path(here), folder)
-    inputs.check()
-    run_steps(steps, folder, inputs.digest)
+    pipeline = Pipeline(stages, Path(here), folder)
+    pipeline.check()
+    if dry_run:
+        _print_turns(pipeline, folder)
+        return
+    show_status = partial(print_status, pipeline, folder)
+    try:
+        run_steps(pipeline, folder, ask=partial(ask, show_status=show_status) if step else None)
+    finally:
+        write_figure(folder)
 
 
-def show_status(here: InputPath, stages: Stages, root: str = "runs/pipeline") -> None:
+def show_status(
+    here: InputPath, stages: Stages, root: str = "runs/pipeline", full: bool = False
+) -> None:
     """Print what has become of each stage.
 
     Args:
         here: As in wdl pipeline.
         stages: As in wdl pipeline.
         root: As in wdl pipeline.
+        full: Also parse all commands, and look for the models, data, hub names and addresses in
+            them, and for free space; say what would run next.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     folder = Path(os.path.abspath(root))
-    steps = expand(stages, Path(here), folder)
-    table = Table("stage", "state", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("duration", justify="right")
-    table.add_column("attempts", justify="right")
-    table.add_column("log", overflow="fold")
-    for row in status(steps, folder, _inputs(steps, Path(here), folder).digest):
-        table.add_row(*row)
-    Console().print(table)
+    pipeline = Pipeline(stages, Path(here), folder)
+    print_status(pipeline, folder)
+    if full:
+        print_checks(pipeline, folder)
 
 
-def status(steps: Sequence[Step], root: Path, digest: Digest) -> list[tuple[str, ...]]:
-    """Name, state, duration, attempts and log of each step.
-
-    Beside the states of records there are ``killed`` (its pipeline was), ``changed`` (its inputs
-    have, or those of a step before it: it will run again) and ``waiting``.
-    """
-    rows: list[tuple[str, ...]] = []
-    before: str | None = ""
-    running = is_running(root)
-    for number, step in enumerate(steps):
-        record = Record.read(root / step.name)
-        if record is None:
-            rows.append((step.name, "waiting", "", "", ""))
-            before = None
-            continue
-        seconds, state = record.seconds, str(record.state)
-        changed = before is None or record.inputs != digest(number, before)
-        if record.state == "running" and running and record.began is not None:
-            seconds += (now() - datetime.fromisoformat(record.began)).total_seconds()
-        elif changed:
-            state = "changed"
-        elif record.state == "running":
-            state = "killed"
-        elif record.state == "failed":
-            state = f"failed ({record.exit_code})"
-        log = root / step.name / LOG
-        log = log.relative_to(Path.cwd()) if log.is_relative_to(Path.cwd()) else log
-        rows.append((step.name, state, duration(seconds), str(record.attempts), str(log)))
-        before = record.identity if state == "done" else None
-    return rows
-
-
-def _inputs(steps: list[Step], here: Path, root: Path) -> StepInputs:
-    """What the steps depend on; all commands are parsed for it, unless that is remembered."""
-    fingerprints = Fingerprints(root / ".fingerprints.json")
-    return StepInputs(steps, here, root, fingerprints, fingerprints.read_by(steps, root))
+def _print_turns(pipeline: Pipeline, folder: Path) -> None:
+    """What would become of each stage, as lines; nothing is written."""
+    for turn in turns(pipeline, folder):
+        does, why = turn.decision
+        print(f"{turn.title}: {does}: {why}")
+        if does == "run":
+            print(f"    {turn.step.shown(turn.step.words)}")

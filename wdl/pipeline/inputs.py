@@ -25,6 +25,8 @@ from wdl.system.files import write_json
 
 # A file that changed this short a time ago may change again without a new time of change.
 SETTLED = 2e9
+COMMANDS = 1000
+"""So many parsed commands are remembered, the last ones."""
 Inputs = dict[str, str]
 
 
@@ -38,8 +40,10 @@ class Fingerprints:
         self._commands: dict[str, dict[str, Any]] = known.get("commands", {})
 
     def save(self) -> None:
-        """Remember what is known now."""
-        write_json(self._file, {"files": self._hashes, "commands": self._commands})
+        """Remember what is known now, if there is a place for it."""
+        if self._file.parent.is_dir():
+            commands = dict(list(self._commands.items())[-COMMANDS:])
+            write_json(self._file, {"files": self._hashes, "commands": commands})
 
     def of(self, path: Path) -> str:
         """SHA-256 of a file, or of the names and contents of all files in a folder."""
@@ -84,12 +88,18 @@ class Fingerprints:
         ]
         if faults:
             raise UserError(*faults)
-        self._commands = found
+        self._commands = {
+            key: value for key, value in self._commands.items() if key not in found
+        } | found
         return [found[key]["inputs"] for key in keys]
+
+    def addresses(self, step: Step) -> dict[str, str]:
+        """Addresses of the web in a command that is known, by option."""
+        return self._commands[self._command_key(step.words)].get("addresses", {})
 
     def _command_key(self, words: Sequence[str]) -> str:
         """Words and the files that they name, among them configurations."""
-        named = [self._of_file(file) for file in _candidates(words) if file.is_file()]
+        named = [self._of_file(file) for file in candidates(words) if file.is_file()]
         return value_digest([wdl.__version__, os.getcwd(), *words, *named])
 
 
@@ -113,7 +123,7 @@ class StepInputs:
             (step.name, path): option
             for number, step in enumerate(self.steps)
             for option, value in reversed(self.reads[number].items())
-            for path in _candidates([value])
+            for path in candidates([value])
             if path.is_absolute() and not path.exists() and not self._made_before(path, number)
         }
         faults = [
@@ -129,12 +139,12 @@ class StepInputs:
         content = [
             f"{option}\0{self.fingerprints.of(path)}"
             for option, value in sorted(self.reads[number].items())
-            for path in _candidates([value])
+            for path in candidates([value])
             if self._counts(path, number)
         ]
         content += [
             self.fingerprints.of(path)
-            for path in _candidates(step.words)
+            for path in candidates(step.words)
             if (path.is_file() or self._made_before(path, number)) and self._counts(path, number)
         ]
         self.fingerprints.save()
@@ -146,7 +156,7 @@ class StepInputs:
         return path.exists() and (not inside or self._made_before(path, number))
 
     def _made_before(self, path: Path, number: int) -> bool:
-        folders = [self.root / step.name for step in self.steps[:number]]
+        folders = [self.root / step.name for step in self.steps[:number] if not step.skip]
         return any(path.absolute().is_relative_to(folder) for folder in folders)
 
     def _anywhere(self, word: str) -> str:
@@ -163,8 +173,8 @@ def parse(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
 
     Returns:
         For each either ``inputs``, the files and folders that it reads by the option that names
-        them, defaults and configuration files included, and ``folder``, where a fit writes to; or
-        ``faults``, one line each.
+        them, defaults and configuration files included, ``addresses`` of the web in the same way,
+        and ``folder``, where a fit writes to; or ``faults``, one line each.
     """
     child = subprocess.run(
         [sys.executable, "-m", "wdl", "--parse"],
@@ -177,7 +187,7 @@ def parse(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def _candidates(texts: Sequence[str]) -> Iterator[Path]:
+def candidates(texts: Sequence[str]) -> Iterator[Path]:
     """What may be a path: a text, or in NAME=PATH,NAME=PATH each of its parts."""
     for text in texts:
         for part in re.split("[,=]", text):

@@ -7,17 +7,29 @@ half a minute is written, and the last.
 
 import re
 import time
+from pathlib import Path
 from typing import BinaryIO
 
 SNAPSHOT_SECONDS = 30
 ROWS = 16
 """How far up a bar, or a group of them, is taken to reach."""
 
+LAST_LINES = 10
+TAIL_BYTES = 1 << 14
+
 _ESCAPE = re.compile(rb"\x1b\[([0-9;?]*)[ -/]*([@-~])|\x1b\][^\x07]*\x07|\x1b[^\[\]]")
 _PIECES = re.compile(
     rb"\r|\n|\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07|\x1b[^\[\]]|[^\r\n\x1b]+"
 )
 _LONGEST_ESCAPE = 256
+
+
+def last_lines(log: Path) -> list[str]:
+    """The last few lines of a log that say something."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = stream.read().decode(errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-LAST_LINES:]
 
 
 class LineLog:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ LOG = "log.txt"
 OUTCOME = "outcome.json"
 
 # Of "running" only a running pipeline can say that it is true.
-State = Literal["running", "done", "failed", "stopped"]
+State = Literal["running", "done", "failed", "stopped", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class Record:
     """One stage's runs on the same inputs.
 
     Args:
-        inputs: Digest of what it depends on.
+        inputs: Digest of what it depends on; nothing where it was never to run.
         command: What was run, as one would type it.
-        state: How it stands; stopped is by a signal.
+        state: How it stands; stopped is by a signal, skipped is what the pipeline does without.
         attempts: Processes that were started.
         seconds: Duration of those that have ended, together.
         began: When the last one was started, ISO 8601.
         ended: When it ended, or None.
         exit_code: Its exit code, or None.
+        failures: Exit codes of the attempts that failed.
+        reason: Why it is skipped.
     """
 
     inputs: str
@@ -40,6 +43,8 @@ class Record:
     began: str | None = None
     ended: str | None = None
     exit_code: int | None = None
+    failures: Sequence[int] = ()
+    reason: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> "Record | None":
@@ -81,6 +86,7 @@ class Record:
             seconds=round(seconds, 1),
             ended=now().isoformat(),
             exit_code=exit_code,
+            failures=[*self.failures, exit_code] if state == "failed" else self.failures,
         )
 
     @property

@@ -3,112 +3,136 @@
 import contextlib
 import fcntl
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from wdl.errors import UserError
-from wdl.pipeline.process import Signals, find_program, run_logged
+from wdl.pipeline.log import last_lines
+from wdl.pipeline.plan import Plan, Turn, turns
+from wdl.pipeline.process import Signals, run_logged
 from wdl.pipeline.record import LOG, OUTCOME, Record, now
 from wdl.pipeline.report import write_report
-from wdl.pipeline.stages import Step
+from wdl.pipeline.stages import Round
 from wdl.system.outcome import VARIABLE
 
 WRONG_INPUT = 2  # an exit code that another attempt would not change
-LAST_LINES = 10
-LOG_TAIL_BYTES = 1 << 14
 LOCK = ".lock"
 PID_BYTES = 20
 ORPHAN_SECONDS, POLL_SECONDS = 60, 0.2
 
-Digest = Callable[[int, str], str]
-"""Inputs of the step at a position, given the identity of the run of the step before it."""
+Ask = Callable[[str, str], str]
+"""Takes a question and its choices, and returns the answer, as ``wdl.pipeline.ask`` says."""
 
 
 def run_steps(
-    steps: Sequence[Step],
+    plan: Plan,
     root: Path,
-    digest: Digest,
     wdl: Sequence[str] = (sys.executable, "-m", "wdl"),
+    ask: Ask | None = None,
 ) -> None:
     """Run every step whose inputs are not those that it was done with, in a folder of ``root``.
 
-    ``wdl`` runs the words of a step that has no launcher.
+    ``wdl`` runs the words of a step that has no launcher. ``ask``, if there is one, is asked before
+    each round and after a failure.
 
     Raises:
         UserError: A step failed, or another pipeline runs in ``root``.
-        SystemExit: A signal ended the pipeline, with the exit code of the step that it ended.
+        SystemExit: A signal ended the pipeline, with the exit code of the step that it ended; or
+            the answer was to quit, with 0.
     """
     with Signals().caught() as signals, _locked(root) as lock:
-        before = ""
-        for number, step in enumerate(steps):
-            folder = root / step.name
-            inputs = digest(number, before)
-            record = Record.read(folder)
-            title = f"[{number + 1}/{len(steps)}] {step.name}"
-            if record is not None and record.state == "done" and record.inputs == inputs:
-                print(f"{title}: done, skipped", flush=True)
-            else:
+        attempt = partial(_attempt, wdl=wdl, signals=signals, lock=lock)
+        asked: Round | None = None
+        for turn in turns(plan, root):
+            does, why = turn.decision
+            if does == "run":
+                if ask and turn.step.round not in (None, asked):
+                    asked = turn.step.round
+                    if ask(f"{asked}, from {turn.step.name}", "csq") == "quit":
+                        print("wdl: the same command goes on from here", file=sys.stderr)
+                        raise SystemExit(0)
                 try:
-                    record = _run(step, folder, inputs, title, wdl, signals, lock)
+                    _run(turn, attempt, ask)
                 finally:
-                    write_report(steps, root)
-            before = record.identity
-        write_report(steps, root)
+                    write_report(turn.steps, root)
+            elif does == "skip":
+                _leave_record(turn)
+                print(f"{turn.title}: skipped, {why}", flush=True)
+            elif turn.record is not None and turn.record.state == "skipped":
+                hint = f"delete {turn.folder} to try it again"
+                print(f"{turn.title}: skipped, {why}; {hint}", flush=True)
+            else:
+                print(f"{turn.title}: done, skipped", flush=True)
+        write_report(turn.steps, root)
         print(f"report: {root / 'report.md'}", flush=True)
 
 
-def check_launchers(steps: Sequence[Step]) -> None:
-    """Look for the programs that are to start the steps.
-
-    Raises:
-        UserError: One is not there; one line for each stage.
-    """
-    faults = [
-        f"stage {step.name}: launcher: there is no program {step.launcher[0]}; correct or drop it"
-        for step in steps
-        if step.launcher and not find_program(step.launcher[0])
-    ]
-    if faults:
-        raise UserError(*faults)
+def _leave_record(turn: Turn) -> None:
+    """Say in the folder of a step that is not run why it is not."""
+    reason = turn.step.skip
+    record = Record("", turn.step.shown(turn.step.words), "skipped", reason=reason)
+    _set_aside(turn)
+    record.write(turn.folder)
 
 
-def _run(
-    step: Step,
-    folder: Path,
-    inputs: str,
-    title: str,
-    wdl: Sequence[str],
-    signals: Signals,
-    lock: int,
-) -> Record:
-    record = Record.read(folder)
-    if folder.exists() and (record is None or record.inputs != inputs):
-        folder.rename(_unused(folder))
-        record = None
-    launcher = [*step.launcher, "wdl"]
-    record = record or Record(inputs, shlex.join([*launcher, *step.words]))
+def _run(turn: Turn, attempt: Callable[..., Record], ask: Ask | None) -> None:
+    """Run a step until it is done or to be done without; a failure is the YAML's or the user's."""
+    step, folder = turn.step, turn.folder
+    record = turn.record
+    if record is None or record.inputs != turn.inputs:
+        _set_aside(turn)
+        record = Record(turn.inputs, step.shown(step.words))
     folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        record = attempt(turn, record)
+        if record.state == "done":
+            return
+        failed = f"stage {step.name} failed with exit code {record.exit_code}"
+        log = folder / LOG
+        lines = [f"| {line}" for line in last_lines(log)]
+        answer = "continue" if step.skippable else "quit"
+        if ask:
+            print("its last lines:", *lines, sep="\n", file=sys.stderr, flush=True)
+            lines = []
+            answer = ask(failed, "crsq" if step.skippable else "rsq")
+        if answer == "continue":
+            reason = f"it failed with exit code {record.exit_code}"
+            replace(record, state="skipped", reason=reason).write(folder)
+            print(f"{turn.title}: skipped, {reason}; log: {log}", flush=True)
+            return
+        if answer == "quit":
+            end = "; its last lines:" if lines else ""
+            again = "the same command goes on from here"
+            raise UserError(f"{failed}; log: {log}; {again}{end}", *lines)
+
+
+def _attempt(turn: Turn, record: Record, wdl: Sequence[str], signals: Signals, lock: int) -> Record:
+    """Run a step as often as its retries say, until it is done or wrong input is its answer."""
+    step, folder = turn.step, turn.folder
     log, outcome = folder / LOG, folder / OUTCOME
     for attempt in range(step.retries + 1):
+        if attempt and step.wait:
+            print(f"{turn.title}: waiting {step.wait:g} s", flush=True)
+            time.sleep(step.wait)
         record = record.begin(folder)
         record.write(folder)
         # a fit on the same inputs goes on from its last checkpoint
         goes_on = record.attempts > 1 and step.words[0] == "fit"
         command = [*step.words, *(("--ckpt_path", "last") if goes_on else ())]
         again = f", attempt {attempt + 1} of {step.retries + 1}" if attempt else ""
-        shown = shlex.join([*launcher, *command])
-        print(f"{title}{again}: {shown}", flush=True)
+        shown = step.shown(command)
+        print(f"{turn.title}{again}: {shown}", flush=True)
         with log.open("a") as stream:
             stream.write(f"==> {now():%Y-%m-%d %H:%M:%S} UTC: {shown}\n")
         outcome.unlink(missing_ok=True)  # what an earlier attempt left is not of this one
-        program = launcher if step.launcher else wdl
-        code = run_logged(
-            [*program, *command], log, signals, [lock], {VARIABLE: str(outcome.absolute())}
-        )
+        program = [*step.launcher, "wdl"] if step.launcher else wdl
+        environment = {**step.environment, VARIABLE: str(outcome.absolute())}
+        code = run_logged([*program, *command], log, signals, [lock], environment)
         record = record.end(code, stopped=signals.received is not None)
         record.write(folder)
         if signals.received:
@@ -119,27 +143,18 @@ def _run(
                 file=sys.stderr,
             )
             raise SystemExit(code or 128 + signals.received)
-        if code == 0:
-            return record
-        if code == WRONG_INPUT:
+        if code in (0, WRONG_INPUT):
             break
-    raise UserError(
-        f"stage {step.name} failed with exit code {code}; log: {log}; the same command goes on "
-        "from here; its last lines:",
-        *(f"| {line}" for line in _last_lines(log)),
-    )
+    return record
 
 
-def _last_lines(log: Path) -> list[str]:
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        lines = stream.read().decode(errors="replace").splitlines()
-    return [line for line in lines if line.strip()][-LAST_LINES:]
-
-
-def _unused(folder: Path) -> Path:
-    names = (folder.with_name(f"{folder.name}.superseded-{number}") for number in count(1))
-    return next(name for name in names if not name.exists())
+def _set_aside(turn: Turn) -> None:
+    """Keep what an older run has left in the folder, if anything, under another name."""
+    folder = turn.folder
+    never_ran = turn.record is not None and not turn.record.inputs
+    if folder.exists() and not never_ran:
+        names = (folder.with_name(f"{folder.name}.superseded-{number}") for number in count(1))
+        folder.rename(next(name for name in names if not name.exists()))
 
 
 @contextlib.contextmanager
