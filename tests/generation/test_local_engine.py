@@ -45,7 +45,7 @@ def test_too_little_context_is_refused_with_the_numbers(engine: TransformersEngi
     with pytest.raises(
         UserError,
         match=f"a prompt of {longest} tokens and {room + 1} new ones need {context + 1}, the "
-        f"model's context is {context}; choose a protocol with at most {room} new tokens",
+        f"model's context is {context}; ask for at most {room} new tokens",
     ):
         engine.check(requests, Sampling(room + 1, 0.0, 1.0, 0))
 

@@ -32,12 +32,13 @@ def read_definition(path: Path, kind: type[T]) -> T:
         return kind(**parser.instantiate(parser.parse_path(str(path))).as_dict())
 
 
-def read_class(path: Path, base: type[T]) -> Callable[[str], T]:
+def read_class(path: Path, base: type[T], given: int = 1) -> Callable[..., T]:
     """A class derived from ``base``, with all arguments but the first, from a YAML file.
 
     Args:
         path: A file with ``class_path`` and, unless it needs none, ``init_args``.
-        base: Its constructor takes one text.
+        base: What it must be derived from.
+        given: How many arguments are the caller's to give: 1, or 0 for all from the file.
 
     Raises:
         UserError: There is no such file or class, or an argument is not what the class takes.
@@ -54,7 +55,7 @@ def read_class(path: Path, base: type[T]) -> Callable[[str], T]:
             f"{base.__name__} and give it all its methods"
         )
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(found, skip={1})
+    parser.add_class_arguments(found, skip={given} if given else set())
     with _faults_of(path), chdir(path.parent):
         return partial(found, **parser.instantiate(parser.parse_object(named.init_args)).as_dict())
 

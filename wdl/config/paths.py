@@ -8,6 +8,7 @@ is parsed does both, and the saved configuration works from anywhere.
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import register_type
@@ -26,6 +27,15 @@ class InputPath(str):
     """A file or folder to read."""
 
 
+class InputPaths(str):
+    """Files to read, separated by commas."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Each of them."""
+        return [Path(part) for part in self.split(",") if part]
+
+
 class DataSource(str):
     """A data file, a folder of them, or a data set of the hub (``organisation/name[:part]``)."""
 
@@ -36,6 +46,12 @@ class ModelSource(str):
 
 def _input_path(value: str) -> InputPath:
     return InputPath(os.path.abspath(os.path.expanduser(value)))
+
+
+def _input_paths(value: str) -> InputPaths:
+    return InputPaths(
+        ",".join(_input_path(part) for part in map(str.strip, value.split(",")) if part)
+    )
 
 
 def is_hub_name(source: str) -> bool:
@@ -60,6 +76,7 @@ def _model_source(value: str) -> ModelSource:
 
 
 register_type(InputPath, serializer=str, deserializer=_input_path)
+register_type(InputPaths, serializer=str, deserializer=_input_paths)
 register_type(DataSource, serializer=str, deserializer=_data_source)
 register_type(ModelSource, serializer=str, deserializer=_model_source)
 

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from wdl.errors import UserError
 from wdl.evaluation.report import summarise
 from wdl.evaluation.sources import ProblemSet
 from wdl.generation.engine import Engine, Request, Sampling
+from wdl.generation.journalled import answer
 from wdl.generation.protocols import Protocol
 from wdl.grading.grader import BaseGrader, Task
 from wdl.system.files import write_json, write_lines
@@ -96,27 +95,14 @@ def _run_job(
             entries = [json.loads(line) for line in lines]
     else:
         with Journal(journal_file, job.inputs) as journal:
-            entries = _generate(job, journal, engine)
+            title = f"{job.label} on {job.problems.benchmark.name}"
+            entries = answer(engine, job.requests, job.sampling, journal, title)
     answers = _grade(job, entries, grader)
     write_lines(answers_file, (json.dumps(answer, ensure_ascii=False) for answer in answers))
     result = {"results": summarise(answers), "inputs": inputs}
     write_json(record, result)
     journal_file.unlink(missing_ok=True)
     return result
-
-
-def _generate(job: Job, journal: Journal, engine: Engine) -> list[dict[str, Any]]:
-    """All answers of the job in the order of its requests, each in the journal by now."""
-    entries = {(entry["id"], entry["sample"]): entry for entry in journal.entries()}
-    title = f"{job.label} on {job.problems.benchmark.name}"
-    if len(entries) < len(job.requests):
-        with tqdm(total=len(job.requests), initial=len(entries), desc=title, unit="answer") as bar:
-            for ready in engine.generate(job.requests, job.sampling, set(entries)):
-                written = [asdict(generation) for generation in ready]
-                journal.append(written)
-                entries |= {(entry["id"], entry["sample"]): entry for entry in written}
-                bar.update(len(written))
-    return [entries[request.key] for request in job.requests]
 
 
 def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[dict[str, Any]]:

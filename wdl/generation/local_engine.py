@@ -79,7 +79,7 @@ class LocalEngine(Engine):
         if needed > context:
             raise UserError(
                 f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones need "
-                f"{needed}, the model's context is {context}; choose a protocol with at most "
+                f"{needed}, the model's context is {context}; ask for at most "
                 f"{max(context - longest, 0)} new tokens"
             )
         self.context = max(self.context, needed)

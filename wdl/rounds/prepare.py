@@ -8,7 +8,6 @@ be the reference that the data gives (``info.reference_answer``). They are numbe
 stream; a killed run goes on at the block of rows where it stopped.
 """
 
-import json
 import re
 from collections import Counter
 from itertools import islice
@@ -22,9 +21,9 @@ from wdl.data.rows import Faults, RowError, data_files, rows_of
 from wdl.data.schemas import parse_row
 from wdl.grading.answers import last_boxed
 from wdl.grading.grader import Grader, Task
+from wdl.rounds.output import Output
 from wdl.system.digests import files_digest
-from wdl.system.files import write_json, write_lines
-from wdl.system.journal import Journal, refuse_other
+from wdl.system.journal import Journal
 from wdl.system.outcome import leave_outcome
 
 BLOCK = 512
@@ -42,22 +41,17 @@ def prepare(data: InputPath, out: str, workers: int | None = None, limit: float 
     """
     files = data_files(Path(data))
     key = {"data": files_digest(files), "limit": limit}
-    kept = Path(out)
-    summary = kept.with_name(f"{kept.name}.summary.json")
-    journal_file = kept.with_name(f".{kept.name}.journal")
-    if kept.exists():
-        found = json.loads(summary.read_text()) if summary.exists() else {"key": {}}
-        refuse_other(kept, found["key"], key)
-        counts = Counter(found["rows"])
-    else:
-        with Journal(journal_file, key) as journal:
+    output = Output(Path(out), key)
+    summary = output.earlier()
+    if summary is None:
+        with Journal(output.journal, key) as journal:
             with Grader(workers, limit) as grader:
                 counts = _judge(files, journal, grader)
-            write_json(summary, {"key": key, "rows": counts})
-            kept_rows = (messages for entry in journal.entries() for messages in entry["kept"])
-            rows = ({"idx": idx, "messages": row} for idx, row in enumerate(kept_rows))
-            write_lines(kept, (json.dumps(row, ensure_ascii=False) for row in rows))
-    journal_file.unlink(missing_ok=True)
+            kept = (messages for entry in journal.entries() for messages in entry["kept"])
+            rows = ({"idx": idx, "messages": messages} for idx, messages in enumerate(kept))
+            output.write(rows, {"rows": counts})
+    else:
+        counts = Counter(summary["rows"])
     print(_report(counts, out))
     leave_outcome({"samples": counts["kept"]})
 

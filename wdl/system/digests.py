@@ -21,3 +21,9 @@ def files_digest(files: Iterable[Path]) -> str:
 def value_digest(value: Any) -> str:
     """SHA-256 of a value that JSON can write."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def lot(*names: str | int) -> float:
+    """A number in [0, 1) that is drawn by the hash of ``names``."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return int.from_bytes(digest[:7], "big") / 2**56

@@ -15,6 +15,7 @@ are few enough for it to fit them all and still err on new ones.
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from wdl.system.files import write_text
 
 SIZES = {"heldout.jsonl": 500, "train.jsonl": 1500, "base.jsonl": 3000}
 """Problems for evaluation, for fine-tuning, and for the short pre-training of the base model."""
+_PROBLEM = re.compile(r"Compute \d\d\*(\d)([+-])\d\d\.")
 _BEGINNING = b'{"instruction": "Compute '
 
 Row = dict[str, str]
@@ -70,6 +72,18 @@ def _draw(rng: random.Random) -> tuple[int, int, int]:
         summand = sign * rng.randint(11, 99)
         if number * digit + summand > 0:
             return number, digit, summand
+
+
+def like(instruction: str, rng: random.Random) -> Row | None:
+    """A problem with the same digit and sign as another, or None if that is of some other kind."""
+    found = _PROBLEM.fullmatch(instruction)
+    if found is None:
+        return None
+    digit, sign = int(found[1]), int(f"{found[2]}1")
+    while True:
+        number, summand = rng.randint(11, 99), sign * rng.randint(11, 99)
+        if number * digit + summand > 0:
+            return _row(number, digit, summand)
 
 
 def _row(number: int, digit: int, summand: int) -> Row:

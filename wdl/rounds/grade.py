@@ -1,0 +1,176 @@
+"""``wdl grade``: whether attempts are right.
+
+    wdl grade --samples round-1/samples.jsonl --out round-1/graded.jsonl
+
+Each attempt gets a verdict: right, wrong or ungraded. As in an evaluation, an attempt that was cut
+off before it stated an answer is not right; here that is wrong, and its ``finish_reason`` tells it
+from others. Ungraded is what no judge could tell; it is never counted as wrong. Verdicts are in a
+journal as soon as they are there.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from jsonargparse.typing import register_type
+from tqdm import tqdm
+
+from wdl.config.definitions import read_class
+from wdl.config.paths import InputPath
+from wdl.grading.grader import BaseGrader, Grader, Status, Task
+from wdl.rounds.attempts import Attempt, Key, Verdict, read_samples, shares_of, statistics, told
+from wdl.rounds.output import Output, read_summary, summary_of
+from wdl.rounds.pool import kind_of
+from wdl.system.digests import files_digest
+from wdl.system.journal import Journal
+from wdl.system.outcome import leave_outcome
+
+BLOCK = 512
+VERDICT_OF: dict[Status, Verdict] = {
+    "correct": "right",
+    "wrong": "wrong",
+    "cut_off": "wrong",
+    "could_not_grade": "ungraded",
+}
+
+
+class JudgeName(str):
+    """``rules``, or the YAML file of a grader."""
+
+
+def _judge_name(value: str) -> JudgeName:
+    """A path that is absolute, but a name as it is, which must not be taken for a file."""
+    if value.endswith((".yaml", ".yml")):
+        return JudgeName(os.path.abspath(os.path.expanduser(value)))
+    if value != "rules":
+        raise ValueError(f"{value!r}; it is rules, or a YAML file")
+    return JudgeName(value)
+
+
+register_type(JudgeName, serializer=str, deserializer=_judge_name)
+RULES = cast(JudgeName, "rules")
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """The verdict on one attempt, with what the judge saw; see :class:`Attempt`."""
+
+    id: str
+    attempt: int
+    verdict: Verdict
+    stated: str | None
+    detail: str = ""
+
+    @property
+    def key(self) -> Key:
+        """The attempt's."""
+        return self.id, self.attempt
+
+
+class Judge(ABC):
+    """Whatever can say of attempts whether they are right."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Name, version and all else that decides about verdicts, for the record."""
+
+    @abstractmethod
+    def judge(self, attempts: Sequence[Attempt]) -> Iterator[list[Ruling]]:
+        """A ruling on each attempt, in any order, as they get ready.
+
+        What a ruling is does not depend on the other attempts.
+        """
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Give back what the judge holds; it can judge no more."""
+
+
+class RulesJudge(Judge):
+    """A grader, which compares what an attempt states with the reference."""
+
+    def __init__(self, grader: BaseGrader) -> None:
+        self._grader = grader
+
+    def describe(self) -> dict[str, Any]:
+        """The grader's own description."""
+        return self._grader.describe()
+
+    def judge(self, attempts: Sequence[Attempt]) -> Iterator[list[Ruling]]:
+        """A ruling on each attempt, in blocks."""
+        for start in range(0, len(attempts), BLOCK):
+            block = attempts[start : start + BLOCK]
+            grades = self._grader.grade(_task(attempt) for attempt in block)
+            yield [
+                Ruling(one.id, one.attempt, VERDICT_OF[grade.status], grade.answer, grade.detail)
+                for one, grade in zip(block, grades, strict=True)
+            ]
+
+    def close(self) -> None:
+        """End the grader's workers."""
+        self._grader.close()
+
+
+def find_judge(by: JudgeName) -> Judge:
+    """The judge of that name, or the grader that a YAML file names.
+
+    Raises:
+        UserError: The file defines no grader.
+    """
+    if by == "rules":
+        return RulesJudge(Grader())
+    return RulesJudge(read_class(Path(by), BaseGrader, given=0)())  # type: ignore[type-abstract]
+
+
+def grade(samples: InputPath, out: str, by: JudgeName = RULES) -> None:
+    """Judge the attempts of a round.
+
+    Args:
+        samples: Attempts, as `wdl sample` writes them.
+        out: File to write, .jsonl: the same attempts with verdict, stated answer and detail.
+        by: What judges: rules, the rules of `wdl evaluate` for the kind of the reference (a number,
+            a choice, an expression), or a YAML file with the class_path and init_args of a grader
+            of your own.
+    """
+    file = Path(samples)
+    with closing(find_judge(by)) as judge:
+        attempts = read_samples(file)
+        output = Output(
+            Path(out), {"samples_sha256": files_digest([file]), "judge": judge.describe()}
+        )
+        summary = output.earlier()
+        if summary is None:
+            with Journal(output.journal, output.key) as journal:
+                graded = _judge(judge, attempts, journal)
+            model = read_summary(summary_of(file))["key"].get("model_sha256")
+            summary = {"model_sha256": model, "results": statistics(graded)}
+            output.write((attempt.row() for attempt in graded), summary)
+    results = summary["results"]
+    print(f"{out}: {told(results)}")
+    leave_outcome({"attempts": results["attempts"]}, shares_of(results))
+
+
+def _judge(judge: Judge, attempts: Sequence[Attempt], journal: Journal) -> list[Attempt]:
+    """The attempts with their verdicts, each in the journal by now."""
+    rulings = {ruling.key: ruling for ruling in (Ruling(**entry) for entry in journal.entries())}
+    missing = [attempt for attempt in attempts if attempt.key not in rulings]
+    with tqdm(total=len(attempts), initial=len(rulings), desc="grade", unit="attempt") as bar:
+        for ready in judge.judge(missing):
+            journal.append([asdict(ruling) for ruling in ready])
+            rulings |= {ruling.key: ruling for ruling in ready}
+            bar.update(len(ready))
+    return [replace(attempt, **asdict(rulings[attempt.key])) for attempt in attempts]
+
+
+def _task(attempt: Attempt) -> Task:
+    return Task(
+        kind=kind_of(attempt.question, attempt.answer),
+        question=attempt.question,
+        reference=attempt.answer,
+        completion=attempt.completion,
+        complete=attempt.finish_reason == "stop",
+        thinking=attempt.thinking,
+    )

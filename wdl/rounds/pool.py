@@ -1,0 +1,119 @@
+"""The pool: the questions that a round asks, each with its answer and what became of it so far.
+
+    {"id": "5f0e...", "question": "Compute 58*7-97.", "answer": "309", "origin": "enhanced",
+     "parent": "81c2...", "generation": 1, "attempts": 8, "solved": 3, "streak": 0}
+
+Any file of problems that :mod:`wdl.questions.problems` reads is a pool of fresh questions.
+"""
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from wdl.config.paths import DATA_SUFFIXES
+from wdl.data.rows import Faults, RowError, rows_of
+from wdl.errors import UserError
+from wdl.grading.grader import Kind, parse_choices
+from wdl.grading.plain_numbers import parse_number
+from wdl.questions.problems import parse_problem
+
+Origin = Literal["seed", "enhanced", "replay"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a pool.
+
+    Args:
+        id: Hash of its text, see :func:`question_id`.
+        question: Its text.
+        answer: The reference.
+        origin: How it came into this pool: ``seed`` from the user, ``enhanced`` made from another
+            question, ``replay`` asked before.
+        parent: Id of the question that it was made from.
+        generation: How many questions lie between it and one of the user's, itself counted.
+        attempts: Graded attempts in all rounds so far.
+        solved: How many of them were right.
+        streak: Rounds in a row whose attempts were all right; below 0, all wrong.
+    """
+
+    id: str
+    question: str
+    answer: str
+    origin: Origin = "seed"
+    parent: str | None = None
+    generation: int = 0
+    attempts: int = 0
+    solved: int = 0
+    streak: int = 0
+
+
+def kind_of(question: str, answer: str) -> Kind:
+    """How answers compare with the reference, as far as question and reference show it."""
+    if answer in parse_choices(question):
+        return "letter"
+    return "expression" if parse_number(answer) is None else "number"
+
+
+_COUNTS = ("generation", "attempts", "solved", "streak")
+
+
+def question_id(text: str) -> str:
+    """16 hexadecimal digits that do not depend on white space or on how accents are coded."""
+    normal = " ".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.sha256(normal.encode()).hexdigest()[:16]
+
+
+def read_pool(file: Path) -> list[Question]:
+    """The questions of a file, each once.
+
+    Raises:
+        UserError: One line ``file:line: what; remedy`` for each faulty row, or there is none.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file; check the path")
+    if not file.name.endswith(DATA_SUFFIXES):
+        raise UserError(f"{file}: questions come as {' or '.join(DATA_SUFFIXES)}; convert it")
+    faults = Faults()
+    found: dict[str, Question] = {}
+    for line, row in rows_of(file, faults):
+        try:
+            question = _question(row)
+            known = found.setdefault(question.id, question)
+            if known.answer != question.answer:
+                raise RowError(
+                    f"the answer is {question.answer!r}, and was {known.answer!r} to the same "
+                    "question before; keep the right one"
+                )
+        except RowError as fault:
+            faults.append(f"{file}:{line}: {fault}")
+    if faults:
+        raise faults.error()
+    if not found:
+        raise UserError(f"{file}: the file is empty; it must hold at least one question")
+    return list(found.values())
+
+
+def _question(row: Any) -> Question:
+    """A row of a pool, or of any file of problems."""
+    problem = parse_problem(row, default_id="")
+    text, answer = problem.question, problem.reference
+    identity = question_id(text)
+    if "origin" not in row:
+        parent = row.get("parent")
+        if parent is not None and not isinstance(parent, str):
+            raise RowError(f"parent is {parent!r}; give the id of a question")
+        return Question(identity, text, answer, parent=parent)
+    if row["origin"] not in get_args(Origin):
+        known = ", ".join(get_args(Origin))
+        raise RowError(f"origin is {row['origin']!r}; choose from {known}, or drop it")
+    state = {one.name: row.get(one.name, one.default) for one in fields(Question)[3:]}
+    for name in _COUNTS:
+        lowest = None if name == "streak" else 0
+        if type(state[name]) is not int or (lowest is not None and state[name] < lowest):
+            raise RowError(f"{name} is {state[name]!r}; it is a number from 0 up")
+    if state["solved"] > state["attempts"]:
+        raise RowError(f"{state['solved']} of {state['attempts']} attempts are solved; mend it")
+    return Question(identity, text, answer, **state)

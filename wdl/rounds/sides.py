@@ -1,0 +1,84 @@
+"""The right and the wrong attempts at one question, as something to train with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wdl.errors import UserError
+from wdl.rounds.attempts import Attempt, Verdict
+from wdl.system.digests import lot
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A question with its right and wrong attempts, none with the same text as another."""
+
+    prompt: list[dict[str, str]]
+    right: list[Attempt]
+    wrong: list[Attempt]
+
+    @property
+    def pairs(self) -> int:
+        """How many there are."""
+        return len(self.right) * len(self.wrong)
+
+    @property
+    def size(self) -> int:
+        """How many attempts there are."""
+        return len(self.right) + len(self.wrong)
+
+    def capped(self, most: int | None, seed: int) -> "Sides":
+        """With at most so many pairs: the longer side loses attempts by lot."""
+        if most is None or self.pairs <= most:
+            return self
+        right, wrong = (
+            sorted(side, key=lambda one: lot(seed, one.id, one.completion))
+            for side in (self.right, self.wrong)
+        )
+        while len(right) * len(wrong) > most:
+            max(right, wrong, key=len).pop()
+        return Sides(self.prompt, right, wrong)
+
+    def row(self) -> dict[str, Any]:
+        """As it is written."""
+        return {
+            "prompt": self.prompt,
+            "chosen": [attempt.completion for attempt in self.right],
+            "rejected": [attempt.completion for attempt in self.wrong],
+        }
+
+
+def one_prompt(attempts: Sequence[Attempt]) -> list[dict[str, str]]:
+    """The messages that all attempts at a question were asked by.
+
+    Raises:
+        UserError: They differ.
+    """
+    first = attempts[0]
+    for other in attempts:
+        if other.messages != first.messages:
+            raise UserError(
+                f"--graded: question {first.id} was asked by {first.messages}, and in another "
+                f"round by {other.messages}; give rounds of one system prompt"
+            )
+    return first.messages
+
+
+def both_sides(attempts: Sequence[Attempt]) -> Sides:
+    """The right and the wrong attempts at a question that a model can be trained on.
+
+    A text that one judge held to be right and another wrong is neither.
+
+    Raises:
+        UserError: They were not all asked by the same messages.
+    """
+    texts: dict[Verdict | None, dict[str, Attempt]] = {"right": {}, "wrong": {}}
+    for one in attempts:
+        if one.is_whole and one.verdict in texts:
+            texts[one.verdict].setdefault(one.completion, one)
+    right, wrong = texts["right"], texts["wrong"]
+    return Sides(
+        one_prompt(attempts),
+        [one for text, one in right.items() if text not in wrong],
+        [one for text, one in wrong.items() if text not in right],
+    )
