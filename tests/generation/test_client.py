@@ -11,8 +11,9 @@ import pytest
 from servers import Said, Script, Server, completion, question, refusal, serve
 
 from wdl.errors import UserError
-from wdl.generation.client import RECENT, Client, Reply, Unanswered
+from wdl.generation.client import RECENT, Client, Unanswered
 from wdl.generation.endpoint import Budget, Endpoint, Usage
+from wdl.generation.replies import Reply
 
 KEY = "sk-very-secret-0123"
 
@@ -215,15 +216,11 @@ def test_servers_share_the_load() -> None:
         ({"url": f"http://host/v1?key={KEY}"}, "url http://host/v1: give http://"),
         ({"in_flight": 0}, "in_flight is 0; it is at least 1"),
         ({"retries": -1}, "retries is -1; it is at least 0"),
+        ({"budget": Budget(cost=1.0)}, "tokens have no price"),
         ({"timeout": 0.0}, "timeout is 0.0; give seconds"),
     ],
 )
 def test_mistakes(settings: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError, match=fault) as error:
-        Endpoint(**{"url": "http://host/v1", "model": "m", **settings})
+        Endpoint(**{"url": "http://host/v1", "model": "m", **settings}).check()
     assert KEY not in str(error.value)
-
-
-def test_a_cost_needs_a_price() -> None:
-    with pytest.raises(UserError, match="tokens have no price"):
-        Budget(cost=1.0)

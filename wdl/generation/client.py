@@ -8,13 +8,14 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Hashable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Hashable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from wdl.errors import UserError
 from wdl.generation.endpoint import NOTHING, Endpoint, Usage
+from wdl.generation.replies import NoCompletion, Reply, read_completion
 from wdl.system.child import ChildFailure
 
 try:
@@ -40,29 +41,6 @@ Asked = tuple[Hashable, dict[str, Any]]
 
 class Unanswered(ChildFailure):
     """Servers do not answer, or not usefully; the requests may be sent again later."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a server made of one request.
-
-    Args:
-        key: Of the request.
-        text: The message, if any.
-        reasoning: What came before it, where the server keeps that apart.
-        finish_reason: ``stop``, ``length``, or another of the server's.
-        usage: Tokens.
-        tries: How often the request was sent.
-        refused: Why the server will never answer this request, with its status; empty if it did.
-    """
-
-    key: Hashable
-    text: str = ""
-    reasoning: str = ""
-    finish_reason: str = ""
-    usage: Usage = NOTHING
-    tries: int = 1
-    refused: str = ""
 
 
 class _Paced(openai.DefaultAioHttpClient):
@@ -123,10 +101,11 @@ class Client:
         spent: What counts towards the budget already.
 
     Raises:
-        UserError: The key is not there.
+        UserError: An option is wrong, or the key is not there.
     """
 
     def __init__(self, endpoint: Endpoint, whole: bool, spent: Usage = NOTHING) -> None:
+        endpoint.check()
         self.endpoint = endpoint
         self.spent = spent
         self._key = endpoint.key()
@@ -135,7 +114,7 @@ class Client:
         self._recent: deque[str] = deque(maxlen=RECENT)  # what was wrong with each; "" is nothing
         self._faults: list[str] = []
 
-    def ask(self, requests: Iterable[Asked]) -> Iterator[list[Reply]]:
+    def ask(self, requests: Iterable[Asked]) -> Generator[list[Reply], None, None]:
         """Answers to requests, which are keys and bodies, in any order.
 
         Raises:
@@ -149,9 +128,9 @@ class Client:
                 while batch := runner.run(_next(replies)):
                     yield batch
             finally:
-                runner.run(_close(replies))
+                runner.run(replies.aclose())
 
-    async def _replies(self, requests: Iterator[Asked]) -> AsyncIterator[list[Reply]]:
+    async def _replies(self, requests: Iterator[Asked]) -> AsyncGenerator[list[Reply], None]:
         async with AsyncExitStack() as stack:
             servers = [
                 _Server(url, await stack.enter_async_context(self._connect(url)))
@@ -228,7 +207,7 @@ class Client:
         """The reply to one request; None if there is none, which may be sent again later."""
         try:
             reply = await self._ask(server, key, body)
-        except (openai.APIError, _NoCompletion) as error:
+        except (openai.APIError, NoCompletion) as error:
             fault = f"{server.url}: {_described(error)}"
             self._faults.append(fault)
             self._recent.append(fault)
@@ -237,8 +216,7 @@ class Client:
             server.load -= 1
             self._reserved = Usage(*(a - b for a, b in zip(self._reserved, worst, strict=True)))
         self.spent = self.spent.plus(reply.usage)
-        cut = self._whole and not reply.refused and reply.finish_reason != "stop"
-        self._recent.append(reply.refused or (f"ended by {reply.finish_reason}" if cut else ""))
+        self._recent.append(reply.fault if self._whole else reply.refused)
         return reply
 
     async def _ask(self, server: _Server, key: Hashable, body: dict[str, Any]) -> Reply:
@@ -258,7 +236,7 @@ class Client:
                 why = f"HTTP {error.status_code} ({self._message(error)})"
                 return Reply(key, refused=why, tries=_tries(error.response))
             raise
-        return _reply(key, response)
+        return read_completion(key, _tries(response), response.content)
 
     def _about_key(self, url: str, status: int) -> str:
         """What a refused key says; the server's own words may quote the key."""
@@ -310,27 +288,6 @@ class _Line:
         self.first = next(self._rest, None)
 
 
-class _NoCompletion(Exception):
-    """The reply is none that the interface knows."""
-
-
-def _reply(key: Hashable, response: httpx2.Response) -> Reply:
-    try:
-        found = json.loads(response.content)
-        choice, usage = found["choices"][0], found["usage"]
-        message = choice["message"]
-        return Reply(
-            key,
-            text=message.get("content") or "",
-            reasoning=message.get("reasoning_content") or message.get("reasoning") or "",
-            finish_reason=str(choice["finish_reason"]),
-            usage=Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"])),
-            tries=_tries(response),
-        )
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise _NoCompletion("the reply is no chat completion with usage") from None
-
-
 def _tries(response: httpx2.Response) -> int:
     return 1 + int(response.request.headers.get("x-stainless-retry-count", 0))
 
@@ -344,9 +301,5 @@ def _described(error: Exception) -> str:
     return f"no connection ({cause})" if cause is not None else str(error)
 
 
-async def _next(replies: AsyncIterator[list[Reply]]) -> list[Reply] | None:
+async def _next(replies: AsyncGenerator[list[Reply], None]) -> list[Reply] | None:
     return await anext(replies, None)
-
-
-async def _close(replies: Any) -> None:
-    await replies.aclose()

@@ -41,9 +41,10 @@ class Budget:
     prompt_price: float = 0.0
     completion_price: float = 0.0
 
-    def __post_init__(self) -> None:
-        if self.cost is not None and not (self.prompt_price or self.completion_price):
-            raise UserError("budget.cost: tokens have no price; set prompt_price, completion_price")
+    @property
+    def has_prices(self) -> bool:
+        """Whether tokens cost anything."""
+        return bool(self.prompt_price or self.completion_price)
 
     def cost_of(self, usage: Usage) -> float:
         """What ``usage`` costs."""
@@ -84,7 +85,12 @@ class Endpoint:
     budget: Budget = Budget()
     extra: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what cannot work, without a connection.
+
+        Raises:
+            UserError: An option is wrong, or the key is not there.
+        """
         faults = [
             f"url {_without_user(url)}: give http://HOST[:PORT]/PATH, and a key by key_variable"
             for url in self.urls
@@ -99,8 +105,11 @@ class Endpoint:
         ]
         if self.timeout <= 0:
             faults.append(f"timeout is {self.timeout}; give seconds")
+        if self.budget.cost is not None and not self.budget.has_prices:
+            faults.append("budget.cost: tokens have no price; set prompt_price, completion_price")
         if faults:
             raise UserError(*faults)
+        self.key()
 
     @property
     def urls(self) -> list[str]:
@@ -126,6 +135,17 @@ class Endpoint:
         """A request for a chat completion; ``extra`` goes before ``fields``."""
         every = {"model": self.model, "messages": messages, **fields, **self.extra}
         return {name: value for name, value in every.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Teacher(Endpoint):
+    """A larger model behind an OpenAI-compatible server, that is asked rather than trained.
+
+    Args:
+        max_tokens: Longest reply; one that is cut off there is a failure.
+    """
+
+    max_tokens: int = 2048
 
 
 def _is_plain(url: str) -> bool:

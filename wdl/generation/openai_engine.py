@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from wdl.errors import UserError
-from wdl.generation.client import Client, Reply
+from wdl.generation.client import Client
 from wdl.generation.endpoint import Endpoint
 from wdl.generation.engine import Engine, Generation, Key, Request, Sampling
+from wdl.generation.replies import Reply
 
 LARGEST_SEED = 2**63 - 1
 
@@ -33,14 +34,14 @@ class OpenAIEngine(Engine):
         thinking: Whether their chat template opens a thought that answers then begin in.
 
     Raises:
-        UserError: The key is not there.
+        UserError: An option is wrong, or the key is not there.
     """
 
     def __init__(self, source: str, endpoint: Endpoint, thinking: bool = False) -> None:
         super().__init__(source)
         self.endpoint = endpoint
         self.thinking = thinking
-        endpoint.key()
+        endpoint.check()
 
     def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
         """Whether answers begin in a thought; prompts are the server's business."""
