@@ -15,9 +15,9 @@ from servers import Server, completion, refusal, serve
 
 from wdl.cli import main
 from wdl.errors import UserError
-from wdl.generation.endpoint import Budget, Endpoint
 from wdl.generation.engine import Generation, Request, Sampling
 from wdl.generation.openai_engine import OpenAIEngine
+from wdl.remote.endpoint import Budget, Endpoint
 
 KEY = "sk-very-secret-0123"
 SAMPLING = Sampling(max_new_tokens=9, temperature=0.5, top_p=0.9, seed=1)

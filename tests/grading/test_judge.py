@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from servers import Said, Script, Server, completion, question, refusal, serve
 
-from wdl.generation.endpoint import Teacher
-from wdl.generation.teacher import AGAIN, TeacherClient
 from wdl.grading.grader import Grade, Grader, Task
 from wdl.grading.judge import RulesThenTeacher, TeacherGrader, agreement
+from wdl.remote.endpoint import Teacher
+from wdl.remote.teacher import AGAIN, TeacherClient
 
 
 def task(completion: str, reference: str = "4", complete: bool = True) -> Task:
@@ -42,7 +42,9 @@ def saying(first: Said, second: Said) -> Script:
 
 def test_what_the_teacher_is_asked() -> None:
     with serve(lambda body, n: completion(verdict("right"))) as server:
-        found = grade(server, task("<think>5, no</think>It is {4}."), task("It is 4.", reference=""))
+        found = grade(
+            server, task("<think>5, no</think>It is {4}."), task("It is 4.", reference="")
+        )
     assert found == [Grade("correct", "4", "by the teacher")] * 2
     with_reference, without = sorted(server.questions[1:], key=lambda text: "none" in text)
     assert "<question>\n2+2?\n" in with_reference

@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from wdl.errors import UserError
-from wdl.generation.client import Client
-from wdl.generation.endpoint import Endpoint
 from wdl.generation.engine import Engine, Generation, Key, Request, Sampling
-from wdl.generation.replies import Reply
+from wdl.remote.client import Client
+from wdl.remote.endpoint import Endpoint
+from wdl.remote.replies import Reply
 
 LARGEST_SEED = 2**63 - 1
 

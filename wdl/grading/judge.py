@@ -7,9 +7,9 @@ is never wrong.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from wdl.generation.teacher import Form, Messages, TeacherClient, Unusable
 from wdl.grading.answers import find_answer
 from wdl.grading.grader import BaseGrader, Grade, Grader, Status, Task
+from wdl.remote.teacher import Form, Messages, TeacherClient, Unusable
 from wdl.system.digests import value_digest
 
 SYSTEM = """\

@@ -27,8 +27,8 @@ from tqdm import tqdm
 from wdl.config.definitions import read_class
 from wdl.config.paths import InputPath
 from wdl.errors import UserError
-from wdl.generation.endpoint import Teacher
 from wdl.grading.grader import BaseGrader, Grader, Status, Task
+from wdl.remote.endpoint import Teacher
 from wdl.rounds.attempts import Attempt, Key, Verdict, read_samples, shares_of, statistics, told
 from wdl.rounds.output import Output, read_summary, resumable, summary_of
 from wdl.rounds.pool import kind_of
@@ -37,7 +37,7 @@ from wdl.system.journal import Journal
 from wdl.system.outcome import leave_outcome
 
 if TYPE_CHECKING:
-    from wdl.generation.teacher import TeacherClient
+    from wdl.remote.teacher import TeacherClient
 
 BLOCK = 512
 IS_RIGHT: dict[Verdict, bool | None] = {"right": True, "wrong": False, "ungraded": None}
@@ -182,8 +182,8 @@ def find_judge(by: JudgeName, teacher: Teacher | None, replies: Path) -> Judge:
     if by in JUDGES:
         if teacher is None:
             raise UserError(f"--by {by}: name the teacher, by --teacher.url and --teacher.model")
-        from wdl.generation.teacher import TeacherClient
         from wdl.grading.judge import RulesThenTeacher, TeacherGrader
+        from wdl.remote.teacher import TeacherClient
 
         client = TeacherClient(teacher, replies)
         asked = TeacherGrader(client)

@@ -11,9 +11,9 @@ import pytest
 from servers import Said, Script, Server, completion, question, refusal, serve
 
 from wdl.errors import UserError
-from wdl.generation.client import RECENT, Client, Unanswered
-from wdl.generation.endpoint import Budget, Endpoint, Usage
-from wdl.generation.replies import Reply
+from wdl.remote.client import RECENT, Client, Unanswered
+from wdl.remote.endpoint import Budget, Endpoint, Usage
+from wdl.remote.replies import Reply
 
 KEY = "sk-very-secret-0123"
 

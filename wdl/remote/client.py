@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wdl.errors import UserError
-from wdl.generation.endpoint import NOTHING, Endpoint, Usage
-from wdl.generation.replies import NoCompletion, Reply, read_completion
+from wdl.remote.endpoint import NOTHING, Endpoint, Usage
+from wdl.remote.replies import NoCompletion, Reply, read_completion
 from wdl.system.child import ChildFailure
 
 try:

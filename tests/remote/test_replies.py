@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from wdl.generation.replies import find_object
+from wdl.remote.replies import find_object
 
 OBJECT = {"reason": "a {brace} and ```", "verdict": "right"}
 TEXT = json.dumps(OBJECT)

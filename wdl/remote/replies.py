@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from wdl.generation.endpoint import NOTHING, Usage
+from wdl.remote.endpoint import NOTHING, Usage
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 

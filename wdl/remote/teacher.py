@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from wdl.generation.client import Client
-from wdl.generation.endpoint import Teacher, Usage
-from wdl.generation.replies import Reply, find_object
+from wdl.remote.client import Client
+from wdl.remote.endpoint import Teacher, Usage
+from wdl.remote.replies import Reply, find_object
 from wdl.system.digests import value_digest
 from wdl.system.journal import Journal
 
