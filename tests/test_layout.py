@@ -26,7 +26,7 @@ MODULES = {
 LAYERS = (
     {"wdl", "wdl.errors", "wdl.constants"},
     {"wdl.config", "wdl.system"},
-    {"wdl.losses"},
+    {"wdl.losses", "wdl.remote"},
     {"wdl.branches"},
     {"wdl.data", "wdl.metrics", "wdl.tiny"},
     {"wdl.training", "wdl.generation", "wdl.grading", "wdl.questions"},

@@ -93,7 +93,8 @@ def next_pool(
             f"--graded {graded}: it holds {len(strangers)} attempts at questions that are not in "
             f"{pool}, such as {strangers[0]}; give the pool that was sampled"
         )
-    written = read_pool(Path(enhance)) if enhance and enhance != ARITHMETIC else None
+    from_file = enhance is not None and enhance != ARITHMETIC
+    written = read_pool(Path(str(enhance)), may_be_empty=True) if from_file else None
     evaluated_on = contamination.paths if contamination else []
     tests = Texts(one.question for file in evaluated_on for one in read_pool(file))
     rules = Rules(replay_failed, replay_solved, cap, rest_after, seed)
@@ -107,7 +108,9 @@ def next_pool(
     output = Output(Path(out), key)
     summary = output.earlier()
     if summary is None:
-        renewed, left_out = renew(questions, attempts, rules, tests, written or enhance)
+        renewed, left_out = renew(
+            questions, attempts, rules, tests, enhance if written is None else written
+        )
         if not renewed:
             raise UserError(f"--pool {pool}: no question is left to ask ({dict(left_out)})")
         summary = {

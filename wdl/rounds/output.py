@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from wdl.errors import UserError
+from wdl.system.child import ChildFailure
 from wdl.system.files import sync, write_json, write_lines
 from wdl.system.journal import refuse_other
 
@@ -76,6 +78,18 @@ class Output:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the summary, which must be there before the file is."""
         write_json(self.summary, {"key": self.key, **summary})
+
+
+@contextmanager
+def resumable(what: str) -> Iterator[None]:
+    """End with code 1, which is no mistake of the user, where ``what`` fails for now."""
+    try:
+        yield
+    except ChildFailure as failure:
+        raise SystemExit(
+            f"wdl: error: {what} failed ({failure}); what it has done is kept, the same command "
+            "goes on from there"
+        ) from None
 
 
 def summary_of(path: Path) -> Path:

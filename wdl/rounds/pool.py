@@ -66,7 +66,7 @@ def question_id(text: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:16]
 
 
-def read_pool(file: Path) -> list[Question]:
+def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
     """The questions of a file, each once.
 
     Raises:
@@ -91,7 +91,7 @@ def read_pool(file: Path) -> list[Question]:
             faults.append(f"{file}:{line}: {fault}")
     if faults:
         raise faults.error()
-    if not found:
+    if not found and not may_be_empty:
         raise UserError(f"{file}: the file is empty; it must hold at least one question")
     return list(found.values())
 

@@ -20,9 +20,8 @@ from wdl.generation.protocols import Protocol
 from wdl.generation.vllm_options import VllmOptions
 from wdl.questions.problems import Problem
 from wdl.rounds.attempts import Attempt
-from wdl.rounds.output import Output
+from wdl.rounds.output import Output, resumable
 from wdl.rounds.pool import read_pool
-from wdl.system.child import ChildFailure
 from wdl.system.digests import value_digest
 from wdl.system.journal import Journal
 from wdl.system.outcome import leave_outcome
@@ -79,14 +78,8 @@ def sample(
         output = Output(Path(out), made.describe() | key)
         summary = output.earlier()
         if summary is None:
-            with Journal(output.journal, output.key) as journal:
-                try:
-                    entries = answer(made, requests, sampling, journal, "sample")
-                except ChildFailure as failure:  # no mistake of the user: it may be tried again
-                    raise SystemExit(
-                        f"wdl: error: the engine failed ({failure}); finished attempts are kept, "
-                        "the same command goes on from there"
-                    ) from None
+            with Journal(output.journal, output.key) as journal, resumable("the engine"):
+                entries = answer(made, requests, sampling, journal, "sample")
             attempts = [
                 Attempt(
                     id=request.id,
