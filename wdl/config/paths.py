@@ -5,6 +5,7 @@ current folder. jsonargparse reads a YAML from within its folder, so making a pa
 is parsed does both, and the saved configuration works from anywhere.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class InputPath(str):
 
 
 class InputPaths(str):
-    """Files to read, separated by commas."""
+    """Files to read, separated by commas, or as a JSON list."""
 
     @property
     def paths(self) -> list[Path]:
@@ -50,9 +51,8 @@ def _input_path(value: str) -> InputPath:
 
 
 def _input_paths(value: str) -> InputPaths:
-    return InputPaths(
-        ",".join(_input_path(part) for part in map(str.strip, value.split(",")) if part)
-    )
+    listed = json.loads(value) if value.startswith("[") else value.split(",")
+    return InputPaths(",".join(_input_path(part) for part in map(str.strip, listed) if part))
 
 
 def is_hub_name(source: str) -> bool:
