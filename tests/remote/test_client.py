@@ -212,6 +212,7 @@ def test_servers_share_the_load() -> None:
     [
         ({"url": ""}, "url: there is none"),
         ({"url": "localhost:8000/v1"}, "url localhost:8000/v1: give http://"),
+        ({"url": "http://host:port/v1"}, "url http://host:port/v1: give http://"),
         ({"url": f"http://me:{KEY}@host/v1"}, "url host/v1: give http://"),
         ({"url": f"http://host/v1?key={KEY}"}, "url http://host/v1: give http://"),
         ({"in_flight": 0}, "in_flight is 0; it is at least 1"),
