@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import CONFIGS, REPOSITORY
+from pyarrow import parquet
 from safetensors.torch import load_file
 
 BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -66,3 +67,20 @@ def test_the_loss_and_the_weights_of_ones_own_are_used(own_method: list[str]) ->
     )
     assert not all(ours[name].equal(weight) for name, weight in theirs.items())
     assert "--model.first" in wdl("fit", "--model.help", "mine.GrowingShare")
+
+
+def test_questions_for_reinforcement_learning() -> None:
+    text = (REPOSITORY / "docs" / "reinforcement-learning.md").read_text()
+    blocks = re.findall(r"^```(bash|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    commands = blocks[0][1].splitlines()
+    assert [line.split()[1] for line in commands] == ["sample", "grade", "prompts"]
+    small = Path("train.jsonl")
+    rows = (CONFIGS / "tiny" / "train.jsonl").read_text().splitlines(keepends=True)
+    small.write_text("".join(rows[:30]))
+    for line in commands:
+        words = line.replace("configs/tiny/train.jsonl", str(small)).split()[1:]
+        wdl(*(word.replace("configs/", f"{CONFIGS}/") for word in words))
+    exec(next(code for language, code in blocks if language == "python"))
+    mixed = parquet.read_table("round-1/mixed.parquet").to_pylist()
+    assert 0 < len(mixed) < 30
+    assert all(0 < row["extra_info"]["right"] < 8 for row in mixed)

@@ -27,9 +27,11 @@ def test_both_sides_of_a_question_in_all_rounds(monkeypatch: pytest.MonkeyPatch)
     more = [
         attempt("a", 0, "wrong", completion="wrong 1"),  # as in the first round
         attempt("a", 1, "right", completion="new"),
+        attempt("a", 8, "right", completion="other"),
         attempt("a", 2, "right", completion="wrong 2"),  # another judge held it to be wrong
         attempt("a", 3, "wrong", completion="cut", finish_reason="length"),
         attempt("a", 4, "wrong", completion=" "),
+        attempt("a", 7, "wrong", completion=" new\n"),  # so neither is
         attempt("a", 5, "wrong", completion="hm", thinking=True),  # a thought without an end
         attempt("a", 6, "wrong", completion="so</think> 2", thinking=True),
     ]
@@ -39,19 +41,19 @@ def test_both_sides_of_a_question_in_all_rounds(monkeypatch: pytest.MonkeyPatch)
     assert rows("pairs/train.parquet") == [
         {
             "prompt": [{"role": "user", "content": "a"}],
-            "chosen": ["right 0", "new"],
+            "chosen": ["right 0", "other"],
             "rejected": ["wrong 1", "so</think> 2"],
         }
     ]
     assert rows("pairs/validation.parquet") == []
     train = {"questions": 1, "pairs": 4, "chosen": 2, "rejected": 2}
     assert found["train"] == {**train, "chosen_tokens": 5, "rejected_tokens": 5}
-    used = {"questions": 3, "attempts": 15, "right": 5, "wrong": 9, "ungraded": 1, "in_pairs": 4}
+    used = {"questions": 3, "attempts": 17, "right": 6, "wrong": 10, "ungraded": 1, "in_pairs": 4}
     assert used.items() <= found["attempts"].items()
     assert found["attempts"]["all_right"] == found["attempts"]["all_wrong"] == 1 / 3
     amounts, shares = read_outcome(Path("outcome.json"))
     assert amounts["train pairs"] == 4
-    assert shares["ungraded"] == 1 / 15
+    assert shares["ungraded"] == 1 / 17
 
 
 def test_the_split_is_by_question_and_stays() -> None:

@@ -95,6 +95,48 @@ def test_killed_half_way_it_makes_the_same(pool: str) -> None:
     assert {file.name for file in Path("killed").iterdir()} == set(names)
 
 
+ENGINE = '''
+"""Answers two questions, then crashes, unless the file that it makes is there."""
+
+from pathlib import Path
+
+from wdl.generation.engine import Engine, Generation
+from wdl.system.child import ChildFailure
+
+
+class Shaky(Engine):
+    def check(self, requests, sampling):
+        return {"thinking": True}
+
+    def describe(self):
+        return {"engine": "shaky"}
+
+    def generate(self, requests, sampling, done=()):
+        for number, request in enumerate(r for r in requests if r.key not in done):
+            if number == 2 and not Path("crashed").exists():
+                Path("crashed").touch()
+                raise ChildFailure("out of memory")
+            yield [Generation(request.id, request.sample, str(len(done)), "stop", 1)]
+'''
+
+
+def test_an_engine_that_crashes_may_be_tried_again(
+    pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "shaky", raising=False)
+    Path("shaky.py").write_text(ENGINE)
+    Path("own.yaml").write_text("class_path: shaky.Shaky\n")
+    words = command("out.jsonl", "--n", "1", "--engine", "own.yaml")
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert "the engine failed (out of memory); finished attempts are kept" in str(end.value.code)
+    main(words)
+    rows = read("out.jsonl")
+    assert [row["completion"] for row in rows] == ["0"] * 2 + ["2"] * 38
+    assert all(row["thinking"] for row in rows)
+
+
 def test_grading_goes_on_from_its_journal(
     pool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,7 +67,8 @@ def one_prompt(attempts: Sequence[Attempt]) -> list[dict[str, str]]:
 def both_sides(attempts: Sequence[Attempt]) -> Sides:
     """The right and the wrong attempts at a question that a model can be trained on.
 
-    A text that one judge held to be right and another wrong is neither.
+    A text that one judge held to be right and another wrong is neither. White space around it does
+    not count.
 
     Raises:
         UserError: They were not all asked by the same messages.
@@ -75,7 +76,7 @@ def both_sides(attempts: Sequence[Attempt]) -> Sides:
     texts: dict[Verdict | None, dict[str, Attempt]] = {"right": {}, "wrong": {}}
     for one in attempts:
         if one.is_whole and one.verdict in texts:
-            texts[one.verdict].setdefault(one.completion, one)
+            texts[one.verdict].setdefault(one.completion.strip(), one)
     right, wrong = texts["right"], texts["wrong"]
     return Sides(
         one_prompt(attempts),
