@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from servers import Server, completion, refusal, serve
 
 from wdl.cli import main
 from wdl.errors import UserError
-from wdl.generation.engine import Generation, Request, Sampling
+from wdl.generation.engine import EngineName, Generation, Request, Sampling
+from wdl.generation.engines import find_engine
 from wdl.generation.openai_engine import OpenAIEngine
+from wdl.generation.vllm_options import VllmOptions
 from wdl.remote.endpoint import Budget, Endpoint
 
 KEY = "sk-very-secret-0123"
@@ -154,3 +157,13 @@ def test_a_refused_key_is_one_line(
     assert last == (
         f"wdl: error: {server.url}: HTTP 401: it refuses the key that MY_KEY holds; check both"
     )
+
+
+def test_the_documented_file_is_one() -> None:
+    os.environ["MY_KEY"] = KEY
+    text = (REPOSITORY / "docs" / "teacher.md").read_text()
+    Path("server.yaml").write_text(text.split("# server.yaml\n")[1].split("```")[0])
+    made = find_engine(EngineName("server.yaml"), VllmOptions())("m")
+    assert isinstance(made, OpenAIEngine)
+    assert len(made.endpoint.urls) == 2
+    assert made.check(REQUESTS, SAMPLING) == {"thinking": True}

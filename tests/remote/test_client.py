@@ -100,13 +100,13 @@ def test_fewer_are_under_way_after_429() -> None:
         if len(server.bodies) <= 16:
             return refusal(429, retry_after="0.2")
         most.append(server.under_way)
-        return completion("x", seconds=0.02)
+        return completion("x", seconds=0.3)
 
     with serve(script) as server:
         found = ask(endpoint(server, in_flight=16), names)
     assert len(found) == len(names)
-    assert max(most[:8]) <= 8
-    assert max(most) > max(most[:8])
+    assert max(most[:16]) <= 10  # 8, and one more for each 8 that were answered
+    assert max(most) > max(most[:16])
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -212,6 +212,7 @@ def test_servers_share_the_load() -> None:
     [
         ({"url": ""}, "url: there is none"),
         ({"url": "localhost:8000/v1"}, "url localhost:8000/v1: give http://"),
+        ({"url": "http://host:port/v1"}, "url http://host:port/v1: give http://"),
         ({"url": f"http://me:{KEY}@host/v1"}, "url host/v1: give http://"),
         ({"url": f"http://host/v1?key={KEY}"}, "url http://host/v1: give http://"),
         ({"in_flight": 0}, "in_flight is 0; it is at least 1"),

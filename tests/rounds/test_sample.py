@@ -130,7 +130,7 @@ def test_an_engine_that_crashes_may_be_tried_again(
     words = command("out.jsonl", "--n", "1", "--engine", "own.yaml")
     with pytest.raises(SystemExit) as end:
         main(words)
-    assert "the engine failed (out of memory); finished attempts are kept" in str(end.value.code)
+    assert "the engine failed (out of memory); what it has done is kept" in str(end.value.code)
     main(words)
     rows = read("out.jsonl")
     assert [row["completion"] for row in rows] == ["0"] * 2 + ["2"] * 38

@@ -19,17 +19,16 @@ from wdl.remote.replies import NoCompletion, Reply, read_completion
 from wdl.system.child import ChildFailure
 
 try:
-    import aiohttp
     import httpx2
     import openai
-    from anyio import CapacityLimiter
+
+    from wdl.remote.pacing import Paced
 except ImportError as error:
     raise UserError(f"{error}; install the client: pip install 'wdl[teacher]'") from None
 
 # Replies are handed on together, since whoever journals them waits for the disk once each time.
 LINGER = 0.5  # seconds
 RECENT = 50
-CONNECT = 5.0  # seconds
 # Requests made ready for each that is under way, so that none waits for its making.
 AHEAD = 2
 REFUSALS = (openai.BadRequestError, openai.UnprocessableEntityError)
@@ -41,46 +40,6 @@ Asked = tuple[Hashable, dict[str, Any]]
 
 class Unanswered(ChildFailure):
     """Servers do not answer, or not usefully; the requests may be sent again later."""
-
-
-class _Paced(openai.DefaultAioHttpClient):
-    """A connection that has fewer requests under way after a 429, and then slowly more.
-
-    This is where each try passes, also those that are sent again.
-    """
-
-    def __init__(self, in_flight: int, timeout: float) -> None:
-        super().__init__(timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT)))
-        self._most = in_flight
-        self._limiter = CapacityLimiter(in_flight)
-        self._seconds = timeout
-        self._fewer_at = float("-inf")
-        self._good = 0
-
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        async with self._limiter:
-            try:
-                async with asyncio.timeout(self._seconds):
-                    response = await super().send(request, **options)
-            except TimeoutError:
-                raise httpx2.ReadTimeout("no reply in time", request=request) from None
-            except aiohttp.ClientError as error:  # one that openai does not know: no HTTP, say
-                raise httpx2.ReadError(str(error), request=request) from None
-        self._adapt(response.status_code)
-        return response
-
-    def _adapt(self, status: int) -> None:
-        now, limit = time.monotonic(), int(self._limiter.total_tokens)
-        if status == 429:
-            if now - self._fewer_at > 1:  # a burst of them is one sign
-                self._fewer_at = now
-                self._limiter.total_tokens = max(1, limit // 2)
-            self._good = 0
-        elif limit < self._most:
-            self._good += 1
-            if self._good >= limit:
-                self._good = 0
-                self._limiter.total_tokens = limit + 1
 
 
 @dataclass
@@ -168,7 +127,7 @@ class Client:
 
     def _connect(self, url: str) -> openai.AsyncOpenAI:
         end = self.endpoint
-        http_client = _Paced(end.in_flight, end.timeout)
+        http_client = Paced(end.in_flight, end.timeout)
         return openai.AsyncOpenAI(
             base_url=url,
             api_key=self._key or "none",

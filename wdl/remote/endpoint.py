@@ -149,12 +149,14 @@ class Teacher(Endpoint):
 
 
 def _is_plain(url: str) -> bool:
-    parts = urlsplit(url)
-    return (
-        parts.scheme in ("http", "https")
-        and bool(parts.hostname)
-        and not (parts.username or parts.password or parts.query or parts.fragment)
-    )
+    """Whether it is an address and nothing more."""
+    try:
+        parts = urlsplit(url)
+        secret = parts.username or parts.password or parts.query or parts.fragment
+        is_address = bool(parts.hostname) and parts.port != 0
+        return parts.scheme in ("http", "https") and is_address and not secret
+    except ValueError:
+        return False
 
 
 def _without_user(url: str) -> str:

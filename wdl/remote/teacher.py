@@ -6,6 +6,7 @@ An entry of the journal is a reply, under the hash of its request.
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -62,18 +63,23 @@ class TeacherClient:
         journal: File of its replies, those of earlier runs included.
 
     Raises:
-        JournalInUse: Another process is writing to it.
         UserError: An option is wrong, or the teacher's key is not there.
     """
 
     def __init__(self, teacher: Teacher, journal: Path) -> None:
         teacher.check()
         self.teacher = teacher
-        self._journal = Journal(journal, {"replies": 1})
-        self._replies: dict[str, Reply] = {}
-        for entry in self._journal.entries():
-            reply = Reply(**{**entry, "usage": Usage(*entry["usage"])})
-            self._replies[entry["key"]] = reply
+        self._path = journal
+
+    @cached_property
+    def _journal(self) -> Journal:
+        return Journal(self._path, {"replies": 1})
+
+    @cached_property
+    def _replies(self) -> dict[str, Reply]:
+        entries = self._journal.entries()
+        found = (Reply(**{**entry, "usage": Usage(*entry["usage"])}) for entry in entries)
+        return {str(reply.key): reply for reply in found}
 
     @property
     def spent(self) -> Usage:
@@ -101,7 +107,8 @@ class TeacherClient:
 
         Raises:
             ChildFailure: The teacher does not answer. What it did is kept.
-            UserError: It refuses the key, or the budget is spent.
+            UserError: It refuses the key, the budget is spent, or another process is writing to
+                the journal.
         """
         keys = [value_digest([body, number]) for body in bodies]
         asked = dict(zip(keys, bodies, strict=True))
@@ -147,7 +154,8 @@ class TeacherClient:
 
     def close(self) -> None:
         """Let go of the journal."""
-        self._journal.__exit__()
+        if "_journal" in self.__dict__:
+            self._journal.close()
 
 
 def _response_format(form: Form[Any]) -> dict[str, Any]:
