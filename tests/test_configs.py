@@ -13,8 +13,8 @@ from wdl.data.encoding import with_system_prompt
 from wdl.errors import UserError
 from wdl.generation.protocols import find_protocol
 
-BASES = ["joint.yaml", "sft.yaml"]
-NOT_A_RUN = ["pipeline.yaml", "pipeline-rounds.yaml"]
+BASES = ["joint.yaml", "sft.yaml", "dpo.yaml"]
+NOT_A_RUN = sorted(file.name for file in CONFIGS.glob("pipeline*.yaml"))
 OVERLAYS = sorted(
     str(file.relative_to(CONFIGS))
     for file in (*CONFIGS.glob("*.yaml"), *CONFIGS.glob("deepspeed/*.yaml"))
@@ -42,7 +42,8 @@ def test_bases(base: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_overlays_change_neither_lists_nor_classes(
     overlay: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, changed = printed(capsys, "joint.yaml"), printed(capsys, "joint.yaml", overlay)
+    method = "dpo.yaml" if "dpo" in overlay else "joint.yaml"
+    base, changed = printed(capsys, method), printed(capsys, method, overlay)
     assert changed != base
     assert changed["trainer"]["callbacks"] == base["trainer"]["callbacks"]
     for key in ("strategy",):
@@ -56,7 +57,8 @@ def test_the_papers_recipe_inherits_nothing_from_the_tiny_one_by_chance(
     for base in BASES:
         config = printed(capsys, base, "qwen3-4b.yaml")
         optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
-        tiny = yaml.safe_load((CONFIGS / base).read_text())["model"]["optimizer"]["init_args"]
+        model = yaml.safe_load((CONFIGS / base).read_text())["model"]
+        tiny = model.get("init_args", model)["optimizer"]["init_args"]
         assert tiny.keys() <= overlay["model"]["optimizer"]["init_args"].keys()
         assert optimizer["weight_decay"] == 0
         trained_with = config["data"]["init_args"]["system_prompt"]

@@ -251,3 +251,12 @@ def test_worker_processes_change_nothing(
     Path("rows.jsonl").rename("moved.jsonl")
     made = PreferenceCorpus("moved.jsonl", alone._tokenizer_source, Path("other"))
     assert (made.samples.to_list(), made.sequences.to_list()) == before
+
+
+def test_a_file_of_both_kinds_of_rows(
+    corpus: Callable[..., PreferenceCorpus], architecture: Path
+) -> None:
+    made = corpus([{"prompt": "a", "completion": "b"}, PAIRS[0]], on_bad_row="skip")
+    plain = Corpus(made.path, str(architecture), made.cache, on_bad_row="skip")
+    assert len(made.sequences) == 2 and made.samples["idx"][:] == [1]
+    assert plain.samples["idx"][:] == [0]
