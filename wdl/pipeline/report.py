@@ -125,7 +125,7 @@ def _markdown(
         ]
         lines += _table(head, rows)
         rows = [
-            (name, *("" if value is None else f"{value:.4g}" for value in values))
+            (name, *("" if value is None else _shown(value) for value in values))
             for name, values in group["values"].items()
         ]
         lines += _table("|".join(["", *(f"{number}>" for number in numbers)]), rows)
@@ -144,9 +144,13 @@ def _markdown(
         ]
     for stage in stages:
         if stage.get("metrics") and "round" not in stage:
-            rows = [(name, f"{value:.4g}") for name, value in stage["metrics"].items()]
+            rows = [(name, _shown(value)) for name, value in stage["metrics"].items()]
             lines += ["", f"## {stage['name']}", *_table("metric|value>", rows)]
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
 
 
 def _table(head: str, rows: Iterable[Sequence[str]]) -> list[str]:

@@ -18,9 +18,9 @@ from typing import Any
 
 from wdl.config.paths import InputPath
 from wdl.errors import UserError
+from wdl.grading.grader import Grader, Task
 from wdl.remote.endpoint import Teacher
 from wdl.remote.teacher import Form, Messages, TeacherClient, Unusable
-from wdl.grading.grader import Grader, Task
 from wdl.rounds.attempts import Attempt, by_question, read_graded
 from wdl.rounds.output import Output, resumable
 from wdl.rounds.pool import Question, kind_of, question_id, read_pool

@@ -24,7 +24,7 @@ from jsonargparse.typing import register_type
 
 from wdl.config.paths import InputPath, InputPaths
 from wdl.errors import UserError
-from wdl.rounds.attempts import Attempt, by_question, read_graded, shares_of, statistics, told
+from wdl.rounds.attempts import Attempt, by_question, read_graded, statistics, told
 from wdl.rounds.output import Output
 from wdl.rounds.pool import Question, question_id, read_pool
 from wdl.rounds.similar import Texts
@@ -126,8 +126,9 @@ def next_pool(
         for part in ("origins", "left_out")
     )
     print(f"{out}: {summary['questions']} questions: {origins}; left out: {gone or 'none'}")
-    amounts = {"questions": summary["questions"], **summary["origins"], **summary["left_out"]}
-    leave_outcome(amounts, shares_of(summary["results"]))
+    leave_outcome(
+        {"questions": summary["questions"]}, {**summary["origins"], **summary["left_out"]}
+    )
 
 
 @dataclass(frozen=True)

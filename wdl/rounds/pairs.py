@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from wdl.config.paths import InputPaths
 from wdl.errors import UserError
-from wdl.rounds.attempts import by_question, read_graded, shares_of, statistics
+from wdl.rounds.attempts import by_question, read_graded, statistics
 from wdl.rounds.output import MESSAGES, Output, read_summary, summary_of, write_table
 from wdl.rounds.sides import Sides, both_sides
 from wdl.system.digests import lot
@@ -99,8 +99,7 @@ def pairs(
             f"{name} {unit}": found[unit]
             for name, found in amounts.items()
             for unit in ("questions", "pairs")
-        },
-        shares_of(description["attempts"]),
+        }
     )
 
 
