@@ -13,7 +13,7 @@ from wdl.data.encoding import with_system_prompt
 from wdl.errors import UserError
 from wdl.generation.protocols import find_protocol
 
-BASES = ["joint.yaml", "sft.yaml"]
+BASES = ["joint.yaml", "sft.yaml", "dpo.yaml"]
 NOT_A_RUN = ["pipeline.yaml", "pipeline-rounds.yaml"]
 OVERLAYS = sorted(
     str(file.relative_to(CONFIGS))
@@ -56,7 +56,8 @@ def test_the_papers_recipe_inherits_nothing_from_the_tiny_one_by_chance(
     for base in BASES:
         config = printed(capsys, base, "qwen3-4b.yaml")
         optimizer = config["model"]["init_args"]["optimizer"]["init_args"]
-        tiny = yaml.safe_load((CONFIGS / base).read_text())["model"]["optimizer"]["init_args"]
+        model = yaml.safe_load((CONFIGS / base).read_text())["model"]
+        tiny = model.get("init_args", model)["optimizer"]["init_args"]
         assert tiny.keys() <= overlay["model"]["optimizer"]["init_args"].keys()
         assert optimizer["weight_decay"] == 0
         trained_with = config["data"]["init_args"]["system_prompt"]
