@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from wdl.callbacks.control import CONTROL, starting_points, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
+from wdl.config.parser import check_syntax
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
@@ -112,8 +113,10 @@ class Evaluation(Callback):
                 answers do not fit the branch's context.
         """
         overlay = self.control_config
-        if overlay is not None and not overlay.is_file():
-            raise UserError(f"evaluation.control_config: there is no {overlay}; check its path")
+        if overlay is not None:
+            if not overlay.is_file():
+                raise UserError(f"evaluation.control_config: there is no {overlay}; check its path")
+            check_syntax([overlay])
         if self.benchmark is None:
             return
         from wdl.generation.engines import find_engine  # imports transformers

@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from wdl.branches.loading import load_branch, model_digest
 from wdl.config.paths import DataSource, ModelSource
 from wdl.constants import IGNORE_INDEX
-from wdl.data.corpus import Corpus
 from wdl.data.encoding import collate, completion_tokens
 from wdl.data.loading import RankShare, batch_loader
 from wdl.data.preference import PreferenceBatch, PreferenceDataModule
 from wdl.data.scoring import sample_logps
+from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
 
 TEMPLATE = (
@@ -227,7 +227,11 @@ def test_runs_agree_in_their_pairs(
 
 @pytest.mark.parametrize("system_prompt", [None, "paper"])
 def test_the_control_trains_on_the_chosen_answers(
-    system_prompt: str | None, architecture: Path, write_rows: Callable[..., Path], tmp_path: Path
+    system_prompt: str | None,
+    architecture: Path,
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = shutil.copytree(architecture, tmp_path / "thinker")
     (model / "chat_template.jinja").write_text(TEMPLATE)
@@ -239,20 +243,36 @@ def test_the_control_trains_on_the_chosen_answers(
         wrong = {"role": "assistant", "content": f"<think>\nNo.\n</think>\n\n{n}"}
         rows.append({"chosen": [*asked, answer], "rejected": [*asked, wrong]})
     module = set_up(write_rows(rows), model, system_prompt=system_prompt, max_pairs=2)
+    done = module.summary.steps + 1  # trainer.max_steps may end a run within an epoch
+    monkeypatch.setattr(type(module.trainer), "global_step", done)
     options = module.control()
     flags = dict(zip(options[::2], options[1::2], strict=True))
     assert flags["--data"] == "wdl.data.weak_driven.WeakDrivenDataModule"
-    assert flags["--data.selection.tokens"] == str(module.summary.tokens)
+    tokens = module.summary.tokens * done / module.summary.steps
+    assert flags["--data.selection.tokens"] == str(round(tokens))
+    assert flags["--trainer.max_epochs"] == "1" and flags["--trainer.max_steps"] == "-1"
     file = flags["--data.path"]
-    samples = Corpus(file, str(model), Path("other"), system_prompt).samples
-    trained = [(row["input_ids"], row["prompt_length"]) for row in samples]
-    expected = {
-        (tuple(module.corpus.sequences[question["sequences"][chosen]]["input_ids"]))
-        for question in module.train_samples
-        for chosen in question["chosen"]
-    }
-    assert len(trained) == len(expected)
-    assert {tuple(tokens) for tokens, _ in trained} == expected
+    control = WeakDrivenDataModule(
+        DataSource(file),
+        ModelSource(model),
+        selection=Selection("uniform", draw="without_replacement"),
+        system_prompt=system_prompt,
+        val_fraction=module.val_fraction,
+    )
+    control.trainer = module.trainer
+    control.setup("validate")
+    for answers, of_questions in (
+        (control.train_samples, module.train_samples),
+        (control.val_samples, module.val_samples),
+    ):
+        expected = sorted(
+            {
+                tuple(module.corpus.sequences[question["sequences"][chosen]]["input_ids"])
+                for question in of_questions
+                for chosen in question["chosen"]
+            }
+        )
+        assert expected and sorted(map(tuple, answers["input_ids"])) == expected
     thoughts = [json.loads(line)["messages"][-1] for line in Path(file).read_text().splitlines()]
     assert sum("reasoning_content" in answer for answer in thoughts) > 5
     written = Path(file).stat().st_mtime_ns

@@ -17,7 +17,7 @@ from wdl.branches.loading import load_branch
 from wdl.config.paths import ModelSource
 from wdl.data import score_store
 from wdl.data.encoding import Encoded, collate
-from wdl.data.scoring import REFERENCE, model_scores, sample_logps
+from wdl.data.scoring import REFERENCE, branch_digest, model_scores, sample_logps
 from wdl.system.journal import Journal
 
 IDX = [8, 3, 5, 0, 9, 7, 1]
@@ -51,7 +51,8 @@ def scored(branch: Path, devices: int = 1) -> NDArray[np.float64]:
     )
     trainer.strategy.setup_environment()
     samples, source = Dataset.from_list(rows()), ModelSource(branch)
-    return model_scores(REFERENCE, source, samples, {"data": 1}, Path("cache"), 0, trainer)
+    digest = branch_digest(source, trainer)
+    return model_scores(REFERENCE, source, digest, samples, {"data": 1}, Path("cache"), 0, trainer)
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])

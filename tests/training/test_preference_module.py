@@ -296,10 +296,13 @@ def test_chosen_answers_that_fall_are_told_of_once(
         DataSource(pairs), strong, None, module.stored_reference, batch_size=4, micro_batch_size=4,
         val_fraction=0.2,
     )  # fmt: skip
-    pl.Trainer(
+    trainer = pl.Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False,
         enable_progress_bar=False,
-    ).fit(module, data)  # fmt: skip
+    )  # fmt: skip
+    trainer.validate(module, data)
+    assert not [one for one in recwarn if "less likely" in str(one.message)]  # nothing has trained
+    trainer.fit(module, data)
     told = [str(one.message) for one in recwarn if "less likely" in str(one.message)]
     assert len(told) == 1 and told[0].startswith("100% of the chosen validation answers")
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from wdl.data.corpus import rows_at
 from wdl.data.encoding import Batch
 from wdl.data.plan import MicroBatch, Plan
 from wdl.system.types import Dataset
@@ -69,12 +70,8 @@ class BatchStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         for micro_batch in self.micro_batches:
-            yield self.collate(self._read(micro_batch), micro_batch.denominator)
-
-    def _read(self, micro_batch: MicroBatch) -> list[Any]:
-        if not micro_batch.samples:
-            return []
-        return self.samples.select(micro_batch.samples).to_list()
+            rows = rows_at(self.samples, micro_batch.samples)
+            yield self.collate(rows, micro_batch.denominator)
 
 
 def batch_loader(samples: Dataset, micro_batches: MicroBatches, collate: Collate) -> DataLoader:

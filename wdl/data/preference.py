@@ -14,14 +14,14 @@ from typing import Any, NotRequired
 import numpy as np
 from numpy.typing import NDArray
 
-from wdl.branches.loading import check_same_vocabulary, check_source, model_digest
+from wdl.branches.loading import check_same_vocabulary, check_source
 from wdl.config.paths import DataSource, ModelSource
-from wdl.data.corpus import column
+from wdl.data.corpus import column, rows_at
 from wdl.data.encoding import Batch
 from wdl.data.plan import Plan
 from wdl.data.planned import PlannedDataModule
 from wdl.data.preference_corpus import PreferenceCorpus, flattened
-from wdl.data.scoring import REFERENCE, model_scores
+from wdl.data.scoring import REFERENCE, branch_digest, model_scores
 from wdl.data.selection import Summary
 from wdl.errors import UserError
 from wdl.system.digests import value_digest
@@ -142,13 +142,11 @@ class PreferenceDataModule(PlannedDataModule):
         super().setup(stage)
         if self.reference is not None:
             assert self.trainer is not None
-            first = self.trainer.is_global_zero
-            self._reference_digest = self.trainer.strategy.broadcast(
-                model_digest(self.reference) if first else ""
-            )
+            self._reference_digest = branch_digest(self.reference, self.trainer)
             self._reference_scores = model_scores(
                 REFERENCE,
                 self.reference,
+                self._reference_digest,
                 self.corpus.sequences,
                 self.corpus.key(),
                 self.cache,
@@ -167,7 +165,7 @@ class PreferenceDataModule(PlannedDataModule):
     def collate(self, rows: list[Any], denominator: int) -> PreferenceBatch:
         """The batch of some questions: their sequences, padded or packed, and their pairs."""
         positions = [position for row in rows for position in row["sequences"]]
-        sequences = self.corpus.sequences.select(positions).to_list() if positions else []
+        sequences = rows_at(self.corpus.sequences, positions)
         batch: PreferenceBatch = {
             **self.put_together(sequences, [row["idx"] for row in rows], denominator),
             "chosen": [],
@@ -209,25 +207,26 @@ class PreferenceDataModule(PlannedDataModule):
         return agreed
 
     def control(self) -> list[str]:
-        """Plain SFT on the chosen answers of the training questions, for as many tokens."""
-        name = value_digest([self.corpus.key(), self.val_fraction])[:32]
-        file = self.cache / f"chosen-{name}.jsonl"
+        """Plain SFT on the chosen answers, in one epoch of as many tokens as were trained on."""
+        assert self.trainer is not None
+        file = self.cache / f"chosen-{value_digest(self.corpus.key())[:32]}.jsonl"
         if not file.is_file():
             write_lines(file, self._chosen())
+        # an answer has fewer tokens than a question with all of its, so steps are no measure
+        tokens = round(self.summary.tokens * self.trainer.global_step / self.summary.steps)
         return [
             *("--data", "wdl.data.weak_driven.WeakDrivenDataModule", "--data.path", str(file)),
             *("--data.selection.weights", "uniform"),
             *("--data.selection.draw", "without_replacement"),
-            *("--data.selection.tokens", str(self.summary.tokens)),
-            *("--data.val_fraction", "0"),
+            *("--data.selection.tokens", str(tokens)),
+            *("--trainer.max_epochs", "1", "--trainer.max_steps", "-1"),
         ]
 
     def _chosen(self) -> Iterator[str]:
-        """Each chosen answer of the training questions, as a row of instruction data."""
+        """Each chosen answer as a row of instruction data; the same questions are held out."""
         _, counts = flattened(self.corpus.samples, "sequences")
         chosen, pairs = flattened(self.corpus.samples, "chosen")
-        positions = np.repeat(np.cumsum(counts) - counts, pairs) + chosen
-        positions = np.unique(positions[np.repeat(~self.held_out, pairs)])
+        positions = np.unique(np.repeat(np.cumsum(counts) - counts, pairs) + chosen)
         numbers = column(self.corpus.sequences, "record")[positions]
         for record in self.corpus.records.select(numbers):
             thought = {"reasoning_content": record["thought"]} if record["thought"] else {}

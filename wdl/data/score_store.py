@@ -16,7 +16,7 @@ from filelock import FileLock
 from lightning.pytorch.strategies import Strategy
 from tqdm import tqdm
 
-from wdl.data.corpus import column
+from wdl.data.corpus import column, rows_at
 from wdl.data.encoding import collate
 from wdl.data.score_table import ScoreTable
 from wdl.errors import UserError
@@ -86,10 +86,6 @@ class ScoreStore:
                 "there); choose another file"
             )
 
-    def load(self) -> ScoreTable | None:
-        """The finished scores, or None while some are missing."""
-        return ScoreTable.read(self.file, signed=True) if self.file.is_file() else None
-
     def complete(
         self,
         load_model: Callable[[], PreTrainedModel],
@@ -118,7 +114,7 @@ class ScoreStore:
             UserError: A score is no number, or ``others`` lacks some of the samples.
         """
         # one process looks: another run may finish the file before the others do
-        if strategy.broadcast(strategy.is_global_zero and self.load() is None):
+        if strategy.broadcast(strategy.is_global_zero and not self.file.is_file()):
             self._parts.mkdir(parents=True, exist_ok=True)
             write_json(self._key_file, self.key)
             batches = score_batches(column(samples, "length").tolist())
@@ -130,7 +126,7 @@ class ScoreStore:
             strategy.barrier("scored")
         self._finish(len(samples), others)
         strategy.barrier("merged")
-        return self.load()
+        return ScoreTable.read(self.file, signed=True) if self.file.is_file() else None
 
     def _score(
         self,
@@ -146,7 +142,7 @@ class ScoreStore:
         bar = tqdm(batches.items(), description, unit="batch", disable=rank > 0)
         with self._journal(rank) as journal:
             for number, positions in bar:
-                rows = samples.select(positions).to_list()
+                rows = rows_at(samples, positions)
                 idx = [row["idx"] for row in rows]
                 scores = self.measure.of(model, dict(collate(rows, idx, pad_token, 1)))
                 journal.append([{"batch": number, "idx": idx, name: scores}])

@@ -57,9 +57,15 @@ def scoring_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
+def branch_digest(source: ModelSource, trainer: pl.Trainer) -> str:
+    """SHA-256 of a branch, which one process reads; every process must call this."""
+    return trainer.strategy.broadcast(model_digest(source) if trainer.is_global_zero else "")
+
+
 def model_scores(
     measure: Measure,
     source: ModelSource,
+    digest: str,
     samples: Dataset,
     key: dict[str, Any],
     cache: Path,
@@ -70,7 +76,8 @@ def model_scores(
 
     Args:
         measure: What a sample is scored by.
-        source: The branch; its content decides, not its place.
+        source: The branch.
+        digest: Its SHA-256, which decides, not its place.
         samples: What to score, with columns idx, input_ids, prompt_length and length.
         key: What the samples depend on.
         cache: Gets the scores, as MEASURE/DIGEST/MEASURE.jsonl.
@@ -82,7 +89,6 @@ def model_scores(
     """
     strategy, device = trainer.strategy, trainer.strategy.root_device
     dtype = scoring_dtype(device)
-    digest = strategy.broadcast(model_digest(source) if trainer.is_global_zero else "")
     key = {**key, "branch": digest, "dtype": str(dtype), **measure.key}
     file = cache / measure.name / value_digest(key)[:16] / f"{measure.name}.jsonl"
     table = ScoreStore(file, key, measure).complete(

@@ -18,7 +18,7 @@ from wdl.config.paths import DataSource, ModelSource
 from wdl.data.corpus import column
 from wdl.data.planned import PlannedDataModule
 from wdl.data.score_table import ScoreTable
-from wdl.data.scoring import ENTROPY, model_scores
+from wdl.data.scoring import ENTROPY, branch_digest, model_scores
 from wdl.data.selection import Selection
 from wdl.data.weights import sampling_weights
 from wdl.errors import UserError
@@ -144,6 +144,7 @@ class WeakDrivenDataModule(PlannedDataModule):
         return model_scores(
             ENTROPY,
             self.branches[name],
+            branch_digest(self.branches[name], self.trainer),
             self.train_samples,
             {**self.corpus.key(), "val_fraction": self.val_fraction},
             self.cache,

@@ -20,13 +20,14 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from wdl import __version__
-from wdl.branches.loading import load_branch, model_digest
+from wdl.branches.loading import load_branch
 from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, without_adapter
 from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.whole_weights import all_finite, whole_shapes
 from wdl.config.paths import ModelSource, lasting
 from wdl.data.encoding import Batch
 from wdl.data.planned import PlannedDataModule
+from wdl.data.scoring import branch_digest
 from wdl.errors import UserError
 from wdl.metrics.token_mean import TokenMean
 from wdl.system.types import PreTrainedModel
@@ -258,9 +259,8 @@ class Pair(pl.LightningModule, ABC):
         kept = None if self.train_weak else self.sources.get("weak")
         source = kept if self.lora is None else self.base
         if source is not None:
-            strategy = self.trainer.strategy
-            digest = model_digest(source) if self.trainer.is_global_zero else ""
-            self._frozen = {"frozen": str(source), "frozen_sha256": strategy.broadcast(digest)}
+            digest = branch_digest(source, self.trainer)
+            self._frozen = {"frozen": str(source), "frozen_sha256": digest}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how it was made, and what a run must agree with to go on from it.

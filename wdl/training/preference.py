@@ -160,12 +160,12 @@ class PreferenceModule(Pair):
         self.val_means.reset()
         self.log_dict({f"val/{name}": mean for name, mean in means.items()})
         fallen = means[DISPLACEMENT].item() if DISPLACEMENT in means else math.nan
-        if fallen > ALARM and not self._alarmed and not self.trainer.sanity_checking:
+        if fallen > ALARM and not self._alarmed and self.global_step:  # before, it is noise
             self._alarmed = True
             rank_zero_warn(
                 f"{fallen:.0%} of the chosen validation answers are less likely than under the "
-                "reference (val/displacement): both sides fall, which DPO allows but nobody wants. "
-                "Lower the learning rate, or give model.objective.nll a weight"
+                "reference (val/displacement), which DPO allows but nobody wants. Lower the "
+                "learning rate, or give model.objective.nll a weight"
             )
 
 
