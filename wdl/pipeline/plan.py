@@ -137,7 +137,13 @@ def turns(plan: Plan, root: Path) -> Iterator[Turn]:
             continue
         record = Record.read(folder)
         settled = record is not None and record.state in ("done", "skipped")
-        if record is None or before is None or not settled or record.inputs != turn.inputs:
+        just_ran = record != turn.record  # on inputs that may have been mended since
+        if (
+            record is None
+            or before is None
+            or not settled
+            or not (just_ran or record.inputs == turn.inputs)
+        ):
             before = None
             continue
         before = record.identity

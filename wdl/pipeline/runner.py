@@ -83,12 +83,12 @@ def _leave_record(turn: Turn) -> None:
 def _run(turn: Turn, attempt: Callable[..., Record], ask: Ask | None) -> None:
     """Run a step until it is done or to be done without; a failure is the YAML's or the user's."""
     step, folder = turn.step, turn.folder
-    record = turn.record
-    if record is None or record.inputs != turn.inputs:
-        _set_aside(turn)
-        record = Record(turn.inputs, step.shown(step.words))
-    folder.mkdir(parents=True, exist_ok=True)
     while True:
+        record = turn.record
+        if record is None or record.inputs != turn.inputs:
+            _set_aside(turn)
+            record = Record(turn.inputs, step.shown(step.words))
+        folder.mkdir(parents=True, exist_ok=True)
         record = attempt(turn, record)
         if record.state == "done":
             return
@@ -109,6 +109,7 @@ def _run(turn: Turn, attempt: Callable[..., Record], ask: Ask | None) -> None:
             end = "; its last lines:" if lines else ""
             again = "the same command goes on from here"
             raise UserError(f"{failed}; log: {log}; {again}{end}", *lines)
+        turn = replace(turn, record=record)  # what the stage reads may have been mended
 
 
 def _attempt(turn: Turn, record: Record, wdl: Sequence[str], signals: Signals, lock: int) -> Record:
