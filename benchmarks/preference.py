@@ -7,8 +7,9 @@
 Each variant is a fresh process. Seconds are CPU seconds of two threads (on a GPU, seconds between
 events), the median of the repeats; memory is the peak beyond weights and inputs.
 
-- loss: the loss and its gradients on random states, V = 151,936, H = 1,024; answers of 256 tokens
-  in pairs, or of 128 tokens, eight to a question of which three are right.
+- loss: the loss and its gradients on random states, V = 151,936, H = 1,024, of answers of 64 to 256
+  tokens, in pairs, or eight to a question of which three are right; a question exceeds the default
+  chunk and is passed twice, but not with room of 1 GiB.
 - question: forward and backward pass of a small Qwen3 on such a question, its eight answers at
   once, and on its 15 pairs one after the other, each through the same loss.
 - trl: an epoch of AdamW on the same text and the same Qwen3 by TRL's DPOTrainer, under an
@@ -28,6 +29,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +64,23 @@ def main() -> None:
     print(f"{hardware(options.device)}, torch {torch.__version__}, {options.dtype}")
     if options.only in (None, "loss"):
         print(f"{options.tokens} tokens, V={VOCABULARY}, H={HIDDEN}")
-        for layout in ("pairs", "questions"):
-            report(options, f"loss/naive/{layout}", f"loss/ours/{layout}")
+        ours = [f"loss/ours/{each}" for each in ("pairs", "questions", f"questions/{2**30}")]
+        report(options, ["loss/naive/pairs", *ours])
     if options.only in (None, "question"):
-        report(options, "question/pairs", "question/once")
-    if options.trl:
+        report(options, ["question/pairs", "question/once"])
+    if options.trl and options.only in (None, "trl"):
         for layout, pairs in (("pairs", PAIRS), ("questions", QUESTIONS * len(QUESTION))):
             for reference in ("step", "before"):
                 end = f"{layout}/{reference}"
-                report(options, f"trl/trl/{end}", f"trl/ours/{end}", pairs)
+                report(options, [f"trl/trl/{end}", f"trl/ours/{end}"], pairs)
 
 
 def parse() -> argparse.Namespace:
     """The command line; --variant is for the processes that measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", choices=["loss", "question"])
+    parser.add_argument("--only", choices=["loss", "question", "trl"])
     parser.add_argument("--tokens", type=int, default=4096, help="of the loss alone, all counted")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--chunk-bytes", type=int)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--trl", metavar="PYTHON", help="an interpreter that has TRL")
@@ -87,12 +88,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def report(options: argparse.Namespace, theirs: str, ours: str, pairs: int = 1) -> None:
-    """A line for each of two variants, the second with its ratios to the first."""
-    first = measure_apart(options, theirs)
-    for name, result in ((theirs, first), (ours, measure_apart(options, ours))):
+def report(options: argparse.Namespace, variants: list[str], pairs: int = 1) -> None:
+    """A line for each variant, with its ratios to the first."""
+    first = None
+    for variant in variants:
+        result = measure_apart(options, variant)
+        first = first or result
         print(
-            f"{name:28} {result.seconds / pairs:9.3f} s {result.extra >> 20:7} MiB   "
+            f"{variant:32} {result.seconds / pairs:9.3f} s {result.extra >> 20:7} MiB   "
             f"time × {result.seconds / first.seconds:.3f}, "
             f"memory × {result.extra / first.extra:.3f}",
             flush=True,
@@ -127,22 +130,29 @@ def measure(options: argparse.Namespace) -> Measurement:
 # the loss alone
 
 
-def loss_run(options: argparse.Namespace, folder: Path, who: str, layout: str) -> Run:
+def loss_run(
+    options: argparse.Namespace, folder: Path, who: str, layout: str, chunk_bytes: str = "0"
+) -> Run:
     """Loss and gradients on random states of pairs, or of questions."""
     torch.manual_seed(0)
-    length, answers, pairs = (256, 2, [(0, 1)]) if layout == "pairs" else (128, ANSWERS, QUESTION)
-    groups = options.tokens // (length * answers)
-    tokens, dtype = groups * answers * length, getattr(torch, options.dtype)
-    hidden = torch.randn(tokens, HIDDEN, device=options.device, dtype=dtype).requires_grad_()
-    head = torch.randn(VOCABULARY, HIDDEN, device=options.device, dtype=dtype)
-    head.div_(32).requires_grad_()
-    labels = torch.randint(0, VOCABULARY, (tokens,), device=options.device)
-    rows = Rows([length] * (groups * answers), pairs * groups)
-    rows.pairs = [(g * answers + c, g * answers + r) for g in range(groups) for c, r in pairs]
+    answers, own = (2, [(0, 1)]) if layout == "pairs" else (ANSWERS, QUESTION)
+    groups = round(options.tokens / (160 * answers))
+    drawn = random.Random(0).choices(range(64, 257), k=groups * answers)
+    ends = [options.tokens * end // sum(drawn) for end in accumulate(drawn, initial=0)]
+    lengths = [end - start for start, end in pairwise(ends)]
+    rows = Rows(
+        lengths, [(g * answers + c, g * answers + r) for g in range(groups) for c, r in own]
+    )
+    dtype = getattr(torch, options.dtype)
+    hidden = torch.randn(options.tokens, HIDDEN, device=options.device, dtype=dtype)
+    head = torch.randn(VOCABULARY, HIDDEN, device=options.device, dtype=dtype).div_(32)
+    labels = torch.randint(0, VOCABULARY, (options.tokens,), device=options.device)
+    for tensor in (hidden, head):
+        tensor.requires_grad_()
 
     def run() -> None:
         if who == "ours":
-            loss = fused(hidden, head, labels, rows, options.chunk_bytes)
+            loss = fused(hidden, head, labels, rows, chunk_bytes=int(chunk_bytes) or None)
         else:
             loss = materialised(hidden, head, labels, rows)
         loss.backward()
@@ -169,8 +179,8 @@ def fused(
     head: Tensor,
     labels: Tensor,
     rows: Rows,
-    chunk_bytes: int | None = None,
     reference: list[float] | None = None,
+    chunk_bytes: int | None = None,
 ) -> Tensor:
     """Ours."""
     chosen, rejected = map(list, zip(*rows.pairs, strict=True))
@@ -352,7 +362,8 @@ def trl_run(
     ]
     trainer = DPOTrainer(
         small_model(options),
-        args=arguments,
+        None if known else small_model(options),
+        arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )

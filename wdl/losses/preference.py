@@ -18,8 +18,9 @@ from wdl.losses.linear_loss import counted_positions, divisor, linear_loss
 
 Form = Literal["sigmoid", "ipo", "sigmoid_norm", "simpo"]
 
-CHUNK_BYTES = {"cpu": 384 * 2**20, "cuda": 2**30}
-"""Default memory for the logits of one chunk. Questions that fit need one product less."""
+CHUNK_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}
+"""Default memory for the logits of one chunk. A question that fits takes three products of states,
+head and logits, a longer one almost four."""
 
 
 @dataclass(frozen=True)
