@@ -126,7 +126,7 @@ class Pair(pl.LightningModule, ABC):
         return cast(PreTrainedModel, self.branches["strong"])
 
     @property
-    def base(self) -> str:
+    def base(self) -> ModelSource:
         """Where the weights come from that an adapter adapts: those that both branches share."""
         return self.sources.get("weak", self.sources["strong"])
 
