@@ -249,7 +249,7 @@ def column(samples: Dataset, name: str) -> NDArray[Any]:
 
 
 def rows_at(samples: Dataset, positions: Sequence[int]) -> list[Any]:
-    """Some rows. (To make a data set of them first, by select, takes longer than to read them.)"""
+    """Some rows; to select them makes a data set first, which takes longer than reading."""
     return samples.__getitems__(positions)
 
 

@@ -86,6 +86,10 @@ class ScoreStore:
                 "there); choose another file"
             )
 
+    def load(self) -> ScoreTable | None:
+        """The finished scores, or None while some are missing."""
+        return ScoreTable.read(self.file, signed=True) if self.file.is_file() else None
+
     def complete(
         self,
         load_model: Callable[[], PreTrainedModel],
@@ -114,7 +118,7 @@ class ScoreStore:
             UserError: A score is no number, or ``others`` lacks some of the samples.
         """
         # one process looks: another run may finish the file before the others do
-        if strategy.broadcast(strategy.is_global_zero and not self.file.is_file()):
+        if strategy.broadcast(strategy.is_global_zero and self.load() is None):
             self._parts.mkdir(parents=True, exist_ok=True)
             write_json(self._key_file, self.key)
             batches = score_batches(column(samples, "length").tolist())
@@ -126,7 +130,7 @@ class ScoreStore:
             strategy.barrier("scored")
         self._finish(len(samples), others)
         strategy.barrier("merged")
-        return ScoreTable.read(self.file, signed=True) if self.file.is_file() else None
+        return self.load()
 
     def _score(
         self,
