@@ -36,8 +36,8 @@ class ValidationTable(Callback):
             short = quantity.removeprefix(DYNAMICS).removeprefix("val/")
             words = short.replace("_", " ")
             for columns, table in ((branches, first if short in FIRST else rest), (SIDES, sides)):
-                if columns and values and set(values) >= set(columns[-1:]):
-                    table.add_row(words, *(values.pop(name, "") for name in columns))
+                if columns and values.keys() >= set(columns):
+                    table.add_row(words, *map(values.pop, columns))
             for of, value in values.items():
                 known = {"": of, "val": f"val/{of}"}
                 others.add_row(known.get(quantity, f"{words}, {of.replace('_', ' ')}"), value)

@@ -57,7 +57,7 @@ def scoring_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
-def branch_digest(source: ModelSource, trainer: pl.Trainer) -> str:
+def branch_digest(source: str, trainer: pl.Trainer) -> str:
     """SHA-256 of a branch, which one process reads; every process must call this."""
     return trainer.strategy.broadcast(model_digest(source) if trainer.is_global_zero else "")
 
