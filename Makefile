@@ -1,7 +1,7 @@
 # make demo       from a bare Python 3.11 to a trained, exported and graded model
 # make test       everything that continuous integration checks
 # make matrix     every strategy, accumulation, precision and pair against one process
-# make kill-test  30 kills at random moments, over all strategies
+# make kill-test  50 kills at random moments, over all strategies and all stages of self-training
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,6 +22,7 @@ matrix: $(VENV)/installed
 
 kill-test: $(VENV)/installed
 	WDL_TEST_KILLS=30 $(BIN)/pytest tests/training/test_kills.py
+	WDL_TEST_KILLS=20 $(BIN)/pytest tests/rounds/test_pipelines.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -56,6 +56,22 @@ def test_what_is_known_is_not_parsed_again(tmp_path: Path, monkeypatch: pytest.M
     assert Fingerprints(Path("memory")).read_by([step], tmp_path) == [{}]
 
 
+def test_rows_are_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a stage is not parsed again when it has written what its command names."""
+    rows, settings = tmp_path / "rows.jsonl", tmp_path / "settings.yaml"
+    step = Step("a", ("compare", str(rows), str(settings)))
+    parsed: list[int] = []
+    monkeypatch.setattr(
+        "wdl.pipeline.inputs.parse", lambda words: parsed.append(1) or [{"inputs": {}}]
+    )
+    fingerprints = Fingerprints(Path("memory"))
+    for written, expected in ((None, 1), (rows, 1), (settings, 2)):
+        if written:
+            written.write_text("{}\n")
+        fingerprints.read_by([step], tmp_path)
+        assert len(parsed) == expected
+
+
 def test_a_fault_names_its_stage(tmp_path: Path) -> None:
     steps = [Step("a", ("compare", "x", "y")), Step("b", ("train",)), Step("c", ("compare",))]
     with pytest.raises(UserError) as error:

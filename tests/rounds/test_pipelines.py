@@ -192,33 +192,6 @@ def test_own_answers(site: Path) -> None:
     assert fit["model"]["init_args"]["weak"].endswith("configs/tiny/weak")
 
 
-def status(
-    site: Path, root: Path, capsys: pytest.CaptureFixture[str], *words: str
-) -> tuple[list[str], str]:
-    """Lines that a look at a pipeline prints, and those of its faults."""
-    options = ["--config", str(config(site, "self-training")), "--root", str(root)]
-    main(["pipeline", *words, *options])
-    printed = capsys.readouterr()
-    return printed.out.splitlines(), printed.err
-
-
-def test_looking_at_a_pipeline(site: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.is_file()}
-    lines, _ = status(site, whole, capsys, "--dry_run", "true")
-    assert [line.split(": ")[1] for line in lines].count("skip") == 2
-    assert not any(": run: " in line for line in lines)
-    lines, faults = status(site, whole, capsys, "status", "--full", "true")
-    shown = "\n".join(lines)
-    assert not faults
-    assert len(states(whole)) == sum(" done " in line or " skipped " in line for line in lines)
-    assert f"sound model  {site / 'configs/tiny/strong'}" in shown
-    assert f"there        {site / 'configs/tiny/heldout.jsonl'}" in shown
-    assert lines[-1] == "next: nothing, all stages are done"
-    after = {file: file.stat().st_mtime_ns for file in whole.rglob("*") if file.is_file()}
-    changed = {file.name for file in before | after if before.get(file) != after.get(file)}
-    assert changed <= {".fingerprints.json"}
-
-
 class Dialogue:
     """A pipeline that asks, and is answered through a pipe."""
 
@@ -249,18 +222,23 @@ def test_step_by_step(site: Path, whole: Path, capsys: pytest.CaptureFixture[str
     held_out = site / "configs/tiny/heldout.jsonl"
     sound = held_out.read_text()
     held_out.write_text(sound + "broken\n")
+    again = ": (c)ontinue, (s)tatus, (q)uit? "
     talk = Dialogue(site, root)
     try:
-        assert talk.asks().endswith("round 1, from renew-1: (c)ontinue, (s)tatus, (q)uit? ")
+        assert talk.asks().endswith(
+            f"round 1 of {ROUNDS}, from renew-1: (c)ontinue, (s)tatus, (q)uit? "
+        )
         asked = talk.hears("s")
-        assert "waiting" in asked and asked.endswith("(c)ontinue, (s)tatus, (q)uit? ")
+        assert "waiting" in asked and asked.endswith(again)
         asked = talk.hears("c")
         failure = "stage renew-1 failed with exit code 2: (r)etry, (s)tatus, (q)uit? "
         assert "heldout.jsonl:7: " in asked and asked.endswith(failure)
         assert talk.hears("r").endswith(failure)
     finally:
         held_out.write_text(sound)
-    assert talk.hears("r").endswith("round 2, from sample-2: (c)ontinue, (s)tatus, (q)uit? ")
+    assert talk.hears("r").endswith(
+        f"round 2 of {ROUNDS}, from sample-2: (c)ontinue, (s)tatus, (q)uit? "
+    )
     assert "the same command goes on from here" in talk.hears("q")
     assert talk.process.wait(60) == 0
 
@@ -268,9 +246,22 @@ def test_step_by_step(site: Path, whole: Path, capsys: pytest.CaptureFixture[str
     same = [folder / "renew-1/pool.jsonl" for folder in (root, whole)]
     assert same[0].read_bytes() == same[1].read_bytes()
     # a stage that was mended and tried again is done with what it has read by then
-    lines, _ = status(site, root, capsys, "--dry_run", "true")
+    looked_at = ["--config", str(config(site, "self-training")), "--root", str(root)]
+    before = sorted(root.rglob("*"))
+    main(["pipeline", *looked_at, "--dry_run", "true"])
+    lines = capsys.readouterr().out.splitlines()
     decisions = dict(line.split("] ")[1].split(": ")[:2] for line in lines if "] " in line)
-    assert decisions["renew-1"] == "keep" and decisions["sample-2"] == "run"
+    assert decisions == dict.fromkeys(states(root), "run") | {
+        **dict.fromkeys(("sample-1", "grade-1", "renew-1"), "keep"),
+        **dict.fromkeys(("pairs-1", "train-1"), "skip"),
+    }
+    main(["pipeline", "status", *looked_at, "--full", "true"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if "-1 " in line][:3] == ["done", "done", "skipped"]
+    assert f"sound model  {site / 'configs/tiny/strong'}" in lines
+    assert f"there        {held_out}" in lines
+    assert lines[-1].startswith("next: sample-2, as it has not run yet: wdl sample")
+    assert sorted(root.rglob("*")) == before
 
 
 def copy_until(first: str, whole: Path, root: Path) -> None:
@@ -390,3 +381,28 @@ def results(root: Path, names: Sequence[str]) -> dict[str, bytes]:
     )
     paths = [root / name / file for name in names for file in files]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths if path.is_file()}
+
+
+def test_the_pipeline_of_a_large_model_is_understood(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of its commands is parsed, with files where its text has capitals; none runs."""
+    text = config(site, "self-training-8b").read_text()
+    interpreter = Path(sys.executable).parent
+    for capitals, ours in (
+        ("{here}/QUESTIONS.jsonl", "{here}/tiny/train.jsonl"),
+        ("{here}/BENCHMARK.jsonl", "{here}/tiny/heldout.jsonl"),
+        ("{here}/VLLM/bin", str(interpreter)),
+        ("https://TEACHER/v1", "http://localhost:9/v1"),
+        ("NAME", "teacher"),
+    ):
+        assert capitals in text
+        text = text.replace(capitals, ours)
+    config(site, "mine").write_text(text)
+    main(["pipeline", "--config", str(config(site, "mine")), "--dry_run", "true"])
+    lines = capsys.readouterr().out.splitlines()
+    decisions = dict(line.split("] ")[1].split(": ")[:2] for line in lines if "] " in line)
+    assert len(decisions) == 5 * 6 + 1
+    skipped = {name for name, decision in decisions.items() if decision == "skip"}
+    assert skipped == {"pairs-1", "pairs-2", "train-1", "train-2"}
+    assert set(decisions.values()) == {"run", "skip"}

@@ -27,6 +27,8 @@ from wdl.system.files import write_json
 SETTLED = 2e9
 COMMANDS = 1000
 """So many parsed commands are remembered, the last ones."""
+ROWS = (".jsonl", ".parquet")
+"""Files that are no configurations; stages write them, and need not be parsed again for that."""
 Inputs = dict[str, str]
 
 
@@ -99,7 +101,11 @@ class Fingerprints:
 
     def _command_key(self, words: Sequence[str]) -> str:
         """Words and the files that they name, among them configurations."""
-        named = [self._of_file(file) for file in candidates(words) if file.is_file()]
+        named = [
+            self._of_file(file)
+            for file in candidates(words)
+            if file.is_file() and file.suffix not in ROWS
+        ]
         return value_digest([wdl.__version__, os.getcwd(), *words, *named])
 
 
