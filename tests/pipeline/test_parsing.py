@@ -1,6 +1,7 @@
 """All commands are parsed before one runs: what they read, and what is wrong with them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import CONFIGS
@@ -61,9 +62,12 @@ def test_rows_are_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rows, settings = tmp_path / "rows.jsonl", tmp_path / "settings.yaml"
     step = Step("a", ("compare", str(rows), str(settings)))
     parsed: list[int] = []
-    monkeypatch.setattr(
-        "wdl.pipeline.inputs.parse", lambda words: parsed.append(1) or [{"inputs": {}}]
-    )
+
+    def parse(_: object) -> list[dict[str, Any]]:
+        parsed.append(1)
+        return [{"inputs": {}}]
+
+    monkeypatch.setattr("wdl.pipeline.inputs.parse", parse)
     fingerprints = Fingerprints(Path("memory"))
     for written, expected in ((None, 1), (rows, 1), (settings, 2)):
         if written:
