@@ -60,6 +60,7 @@ class Pair(pl.LightningModule, ABC):
         method, tags: What the model card says of how it was made.
         loss_names: What validation logs as ``val/NAME``, the mean over what batches count.
         stored_reference: Whose log-probabilities of all answers the batches are to bring.
+        batch_type: What ``loss`` reads; data that make other batches are refused.
     """
 
     method = "A model trained as the strong branch of a pair."
@@ -107,7 +108,7 @@ class Pair(pl.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of a micro-batch: a sum over its completion tokens / ``batch["denominator"]``.
+        """The loss of a micro-batch: a sum over what it counts / ``batch["denominator"]``.
 
         Called inside the strategy's forward, where sharded output heads are at hand.
         """
