@@ -1,7 +1,7 @@
 """All commands are parsed before one runs: what they read, and what is wrong with them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import CONFIGS
@@ -61,13 +61,13 @@ def test_rows_are_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """So a stage is not parsed again when it has written what its command names."""
     rows, settings = tmp_path / "rows.jsonl", tmp_path / "settings.yaml"
     step = Step("a", ("compare", str(rows), str(settings)))
-    parsed: list[int] = []
+    parsed: list[Sequence[str]] = []
 
-    def parse(_: object) -> list[dict[str, Any]]:
-        parsed.append(1)
-        return [{"inputs": {}}]
+    def noted(commands: Sequence[Sequence[str]]) -> list[dict]:
+        parsed.extend(commands)
+        return [{"inputs": {}}] * len(commands)
 
-    monkeypatch.setattr("wdl.pipeline.inputs.parse", parse)
+    monkeypatch.setattr("wdl.pipeline.inputs.parse", noted)
     fingerprints = Fingerprints(Path("memory"))
     for written, expected in ((None, 1), (rows, 1), (settings, 2)):
         if written:
