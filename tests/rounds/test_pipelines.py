@@ -9,13 +9,10 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,10 @@ import pytest
 import yaml
 from attempts import read
 from conftest import CONFIGS
+from pipelines import Dialogue, forget, kill, moment, reaches, results
 from processes import killed_at_the_end
 
 from wdl.cli import main
-from wdl.pipeline.record import Record, now
 from wdl.system.journal import read_entries
 
 KILLS = int(os.environ.get("WDL_TEST_KILLS", 2))
@@ -38,25 +35,18 @@ ROWS = (22, 26, 28, 31, 33, 35, 0, 1, 2, 3, 5, 6)
 HELD_OUT = 6
 FIT = "--name {stage}"
 SMALL = {
-    "self-training": {
-        "rounds: 3": f"rounds: {ROUNDS}",
-        "--n 8": "--n 4",
-        "--max_new_tokens 256": "--max_new_tokens 128",
-    },
-    "rejection-sampling": {
-        "rounds: 2": "rounds: 1",
-        "--max_new_tokens 256": "--max_new_tokens 128",
-    },
-    "own-answers": {
-        "--max_new_tokens 256": "--max_new_tokens 128",
-        # what follows a fit is run in the others
-        FIT: f"{FIT} --evaluation.benchmark null --evaluation.sft_control false",
-    },
+    "self-training": {"rounds: 3": f"rounds: {ROUNDS}", "--n 8": "--n 4"},
+    "rejection-sampling": {"rounds: 2": "rounds: 1"},
+    # what follows a fit is run in the others
+    "own-answers": {FIT: f"{FIT} --evaluation.benchmark null --evaluation.sft_control false"},
 }
-STEPS = (
-    "--trainer.max_steps 2 --checkpoint.every_n_train_steps 1 --data.batch_size 4"
-    " --data.micro_batch_size 4"
-)
+EACH = {
+    "--max_new_tokens 256": "--max_new_tokens 128",
+    FIT: (
+        f"{FIT} --trainer.max_steps 2 --checkpoint.every_n_train_steps 1 --data.batch_size 4"
+        " --data.micro_batch_size 4"
+    ),
+}
 STARTED: list[subprocess.Popen] = []
 
 
@@ -78,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, sizes in SMALL.items():
         file = config(folder, name)
         text = file.read_text()
-        for shipped, small in (*sizes.items(), (FIT, f"{FIT} {STEPS}")):
+        for shipped, small in (*sizes.items(), *EACH.items()):
             assert shipped in text
             text = text.replace(shipped, small)
         file.write_text(text)
@@ -192,30 +182,6 @@ def test_own_answers(site: Path) -> None:
     assert fit["model"]["init_args"]["weak"].endswith("configs/tiny/weak")
 
 
-class Dialogue:
-    """A pipeline that asks, and is answered through a pipe."""
-
-    def __init__(self, site: Path, root: Path) -> None:
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        options = ("--root", str(root), "--step", "true")
-        self.process = start(site, "self-training", *options, **pipes)
-        self.answer = b""
-
-    def asks(self) -> str:
-        """What it prints up to its next question, or to its end."""
-        assert self.process.stdout is not None
-        printed = b""
-        while not printed.endswith(b"? ") and (byte := self.process.stdout.read(1)):
-            printed += byte
-        return printed.decode()
-
-    def hears(self, answer: str) -> str:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{answer}\n".encode())
-        self.process.stdin.flush()
-        return self.asks()
-
-
 def test_step_by_step(site: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = site / "runs/stepped"
     copy_until("renew-1", whole, root)
@@ -223,11 +189,10 @@ def test_step_by_step(site: Path, whole: Path, capsys: pytest.CaptureFixture[str
     sound = held_out.read_text()
     held_out.write_text(sound + "broken\n")
     again = ": (c)ontinue, (s)tatus, (q)uit? "
-    talk = Dialogue(site, root)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    talk = Dialogue(start(site, "self-training", "--root", str(root), "--step", "true", **pipes))
     try:
-        assert talk.asks().endswith(
-            f"round 1 of {ROUNDS}, from renew-1: (c)ontinue, (s)tatus, (q)uit? "
-        )
+        assert talk.asks().endswith(f"round 1 of {ROUNDS}, from renew-1{again}")
         asked = talk.hears("s")
         assert "waiting" in asked and asked.endswith(again)
         asked = talk.hears("c")
@@ -236,9 +201,7 @@ def test_step_by_step(site: Path, whole: Path, capsys: pytest.CaptureFixture[str
         assert talk.hears("r").endswith(failure)
     finally:
         held_out.write_text(sound)
-    assert talk.hears("r").endswith(
-        f"round 2 of {ROUNDS}, from sample-2: (c)ontinue, (s)tatus, (q)uit? "
-    )
+    assert talk.hears("r").endswith(f"round 2 of {ROUNDS}, from sample-2{again}")
     assert "the same command goes on from here" in talk.hears("q")
     assert talk.process.wait(60) == 0
 
@@ -270,32 +233,27 @@ def copy_until(first: str, whole: Path, root: Path) -> None:
     forget(first, list(states(whole)), root)
 
 
-def forget(first: str, names: Sequence[str], root: Path) -> None:
-    """Remove what a stage and those after it have left."""
-    for name in names[names.index(first) :]:
-        shutil.rmtree(root / name, ignore_errors=True)
-
-
 def test_killed_rounds_end_as_if_nothing_had_happened(site: Path, whole: Path) -> None:
     seconds = {name: stage(whole, name)["seconds"] for name in states(whole)}
     names = [name for name, state in states(whole).items() if state == "done"]
-    shipped = yaml.safe_load(config(site, "self-training").read_text())
-    if EVERY_DAY:  # what comes after the rounds is killed elsewhere
-        shipped["stages"] = shipped["stages"][:1]
-        names = [name for name in names if name not in TAIL]
-    config(site, "killed").write_text(yaml.safe_dump(shipped))
+    elsewhere = site / "elsewhere"  # under the same names, which are in the cards of models
+    shutil.copytree(site / "configs", elsewhere / "configs")
+    file, root = config(elsewhere, "self-training"), elsewhere / "runs/self-training"
     chance = random.Random(time.time_ns())
+    if EVERY_DAY:  # and what comes after the rounds only by `make kill-test`
+        pipeline = yaml.safe_load(file.read_text())
+        pipeline["stages"] = pipeline["stages"][:1]
+        file.write_text(yaml.safe_dump(pipeline))
+        names = [name for name in names if name not in TAIL]
     chosen = sorted(chance.choices(names, k=KILLS), key=names.index)
-    root = site / "runs/killed"
     if EVERY_DAY:
         copy_until(chosen[0], whole, root)
     journals = site / "journals"
     journals.mkdir()
-    options = ("killed", "--root", str(root))
     with (site / "killed.log").open("wb") as log:
         for name in chosen:
             while True:
-                process = start(site, *options, stdout=log)
+                process = start(elsewhere, "self-training", stdout=log)
                 if reaches(process, moment(root / name, seconds[name], chance)):
                     break
                 assert process.returncode == 0, (site / "killed.log").read_text()[-3000:]
@@ -305,7 +263,7 @@ def test_killed_rounds_end_as_if_nothing_had_happened(site: Path, whole: Path) -
                 known = journals / f"{journal.parent.name}{journal.name}"
                 if not known.exists():
                     known.hardlink_to(journal)  # it is removed when the stage is done
-        assert start(site, *options, stdout=log).wait(600) == 0
+        assert start(elsewhere, "self-training", stdout=log).wait(600) == 0
     assert not list(root.glob("*.superseded-*"))
     expected, ended = results(whole, names), results(root, names)
     assert expected.keys() == ended.keys()
@@ -318,81 +276,15 @@ def test_killed_rounds_end_as_if_nothing_had_happened(site: Path, whole: Path) -
         assert len(keys) == len(entries), journal.name
 
 
-def moment(folder: Path, seconds: float, chance: random.Random) -> Callable[[], bool]:
-    """Whether the time to kill has come: some time into a stage, or while it keeps results."""
-    wait = chance.uniform(0, seconds)
-    before = {*results_so_far(folder)}
-    keeps = chance.random() < 0.5
-    attempts = attempts_at(folder)
-
-    def has_come() -> bool:
-        record = Record.read(folder)
-        if record is None or record.attempts == attempts:
-            return False
-        if record.state != "running" or (keeps and {*results_so_far(folder)} - before):
-            return True
-        assert record.began is not None
-        return (now() - datetime.fromisoformat(record.began)).total_seconds() > wait + 10 * keeps
-
-    return has_come
-
-
-def attempts_at(folder: Path) -> int:
-    record = Record.read(folder)
-    return 0 if record is None else record.attempts
-
-
-def results_so_far(folder: Path) -> Iterator[tuple[str, int]]:
-    """Files of checkpoints and exports, and journals with a result, which change as they grow."""
-    for file in folder.glob("version_*/checkpoints/*"):
-        yield file.name, 0
-    for file in folder.glob("version_*/.strong.*"):
-        yield file.name, 0
-    for file in folder.glob(".*.journal"):
-        entries = sum(1 for _ in read_entries(file))
-        if entries:
-            yield file.name, entries
-
-
-def reaches(process: subprocess.Popen, has_come: Callable[[], bool]) -> bool:
-    """Wait until then; False if the process ends before."""
-    while not has_come():
-        if process.poll() is not None:
-            return False
-        time.sleep(0.002)
-    return True
-
-
-def kill(process: subprocess.Popen, with_its_stage: bool) -> None:
-    """Outright: the pipeline alone, or with all that it has started."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (os.killpg if with_its_stage else os.kill)(process.pid, signal.SIGKILL)
-    for child in children if with_its_stage else ():
-        with suppress(ProcessLookupError):
-            os.killpg(int(child), signal.SIGKILL)
-    process.wait()
-
-
-def results(root: Path, names: Sequence[str]) -> dict[str, bytes]:
-    """What rounds are for: pools, attempts, verdicts, pairs, rows and weights."""
-    files = (
-        *("samples.jsonl", "graded.jsonl", "pool.jsonl", "rows.jsonl", "description.json"),
-        *("train.parquet", "validation.parquet", "latest/strong/model.safetensors"),
-    )
-    paths = [root / name / file for name in names for file in files]
-    return {str(path.relative_to(root)): path.read_bytes() for path in paths if path.is_file()}
-
-
 def test_the_pipeline_of_a_large_model_is_understood(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each of its commands is parsed, with files where its text has capitals; none runs."""
     text = config(site, "self-training-8b").read_text()
-    interpreter = Path(sys.executable).parent
     for capitals, ours in (
         ("{here}/QUESTIONS.jsonl", "{here}/tiny/train.jsonl"),
         ("{here}/BENCHMARK.jsonl", "{here}/tiny/heldout.jsonl"),
-        ("{here}/VLLM/bin", str(interpreter)),
+        ("{here}/VLLM/bin", str(Path(sys.executable).parent)),
         ("https://TEACHER/v1", "http://localhost:9/v1"),
         ("NAME", "teacher"),
     ):
