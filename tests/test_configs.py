@@ -42,7 +42,8 @@ def test_bases(base: str, verb: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_overlays_change_neither_lists_nor_classes(
     overlay: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, changed = printed(capsys, "joint.yaml"), printed(capsys, "joint.yaml", overlay)
+    under = "dpo.yaml" if overlay.startswith("dpo-") else "joint.yaml"
+    base, changed = printed(capsys, under), printed(capsys, under, overlay)
     assert changed != base
     assert changed["trainer"]["callbacks"] == base["trainer"]["callbacks"]
     for key in ("strategy",):
