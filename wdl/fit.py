@@ -132,6 +132,8 @@ class FitCLI(LightningCLI):
         """Find the checkpoint that is asked for, and look at it before it is opened."""
         config = self.config[self.subcommand]
         check_options(config.trainer, self.subcommand == "fit")
+        if config.data.init_args.get("reference") is not None:  # the link would overwrite it
+            raise UserError("data.reference: it is what the model says; set model.weak")
         if config.ckpt_path == "last":
             run = Path(config.runs, config.name)
             newest = newest_checkpoint(run)
