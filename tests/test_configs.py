@@ -67,6 +67,19 @@ def test_the_papers_recipe_inherits_nothing_from_the_tiny_one_by_chance(
         assert opening == find_protocol(config["evaluation"]["protocol"]).system_prompt
 
 
+@pytest.mark.parametrize("name", ["weak", "init_args.weak", "strong", "reference"])
+def test_what_is_filled_in_is_not_overwritten_without_a_word(name: str, tmp_path: Path) -> None:
+    config = str(CONFIGS / "dpo.yaml")
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", config, f"--data.{name}=x", "--print_config"])
+    assert end.value.code == 2
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"data": {name.split(".")[-1]: "x"}}))
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", config, "--config", str(overlay), "--print_config"])
+    assert end.value.code == 2
+
+
 def test_defaults_of_the_method(capsys: pytest.CaptureFixture[str]) -> None:
     config = printed(capsys, "joint.yaml")
     assert config["model"]["init_args"]["lam"] == 0.5

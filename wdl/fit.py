@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -54,6 +54,12 @@ CKPT_PATH = {
 
 class Parser(PlainParser, LightningArgumentParser):
     """Lightning's parser with this project's messages, and the options of the default classes."""
+
+    filled_in: ClassVar = {
+        "data.strong": "model.strong",
+        "data.weak": "model.weak",
+        "data.reference": "model.weak",
+    }
 
     def known_keys(self) -> set[str]:
         """Those of the default classes too."""
@@ -132,8 +138,6 @@ class FitCLI(LightningCLI):
         """Find the checkpoint that is asked for, and look at it before it is opened."""
         config = self.config[self.subcommand]
         check_options(config.trainer, self.subcommand == "fit")
-        if config.data.init_args.get("reference") is not None:  # the link would overwrite it
-            raise UserError("data.reference: it is what the model says; set model.weak")
         if config.ckpt_path == "last":
             run = Path(config.runs, config.name)
             newest = newest_checkpoint(run)

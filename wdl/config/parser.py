@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -31,7 +31,13 @@ class ParserFault(UserError):
 
 
 class PlainParser(ArgumentParser):
-    """A parser whose errors are one line each, and that takes no half of an option for it."""
+    """A parser whose errors are one line each, and that takes no half of an option for it.
+
+    Attributes:
+        filled_in: Keys that are filled in from others, which would overwrite them.
+    """
+
+    filled_in: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
@@ -50,6 +56,8 @@ class PlainParser(ArgumentParser):
             return super().parse_args(args, *more, **kwargs)
         words = with_packaged(sys.argv[1:] if args is None else args)
         check_syntax(config_files(words))
+        for key, source in self.filled_in.items():
+            _refuse_filled_in(key, source, words)
         token = _parsing.set(True)
         try:
             return super().parse_args(words, *more, **kwargs)
@@ -98,6 +106,17 @@ def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each word and the next; an option is followed by its value."""
     words = [part for arg in args for part in (arg.split("=", 1) if arg[:2] == "--" else [arg])]
     return itertools.pairwise(words)
+
+
+def _refuse_filled_in(key: str, source: str, args: Sequence[str]) -> None:
+    first, *rest = key.split(".")
+    spellings = [[first, *rest], [first, "init_args", *rest]]
+    options = {option for option, _ in _options(args)}
+    for names in spellings:
+        files = [(file, _find(file, names)[0]) for file in config_files(args)]
+        places = [f"{file}:{line}: " for file, line in files if line]
+        if places or f"--{'.'.join(names)}" in options:
+            raise UserError(f"{''.join(places[-1:])}{key}: is filled in; set {source} instead")
 
 
 def check_syntax(files: Iterable[Path]) -> None:
