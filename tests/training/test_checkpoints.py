@@ -57,6 +57,9 @@ def test_the_newest_of_all_versions(tmp_path: Path) -> None:
     newest = write(tmp_path, "version_10/checkpoints/b.ckpt", 300)
     write(tmp_path, "version_11/checkpoints/c.ckpt", 200, folder=False)
     assert newest_checkpoint(tmp_path) == newest
+    # as Lightning writes one that is named after a metric
+    named = write(tmp_path, "version_9/checkpoints/step=3-val/loss=0.597.ckpt", 400)
+    assert newest_checkpoint(tmp_path) == named
 
 
 def test_one_that_was_being_replaced_counts(tmp_path: Path) -> None:

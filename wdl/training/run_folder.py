@@ -89,7 +89,7 @@ def newest_checkpoint(run: Path) -> Path | None:
     Args:
         run: RUNS/NAME.
     """
-    found = filter(Path.exists, run.glob(f"{_VERSIONS}/checkpoints/*.ckpt"))
+    found = filter(Path.exists, run.glob(f"{_VERSIONS}/checkpoints/**/*.ckpt"))
     for checkpoint in sorted(found, key=written_at, reverse=True):
         fault = defect(checkpoint)
         if fault is None:
@@ -100,6 +100,6 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 def remove_partial(run: Path) -> None:
     """Remove what a killed start of a run was writing, which may be large."""
-    for pattern in (f"{_VERSIONS}/.*.partial", f"{_VERSIONS}/*/.*.partial"):
+    for pattern in (f"{_VERSIONS}/.*.partial", f"{_VERSIONS}/*/**/.*.partial"):
         for partial in run.glob(pattern):
             shutil.rmtree(partial, ignore_errors=True)
