@@ -86,10 +86,21 @@ def test_rows_are_joined_by_what_they_ask(corpus: Callable[..., PreferenceCorpus
     made = corpus(rows)
     assert made.samples["idx"][:] == [30, 10, 50]
     assert list(texts(made).values()) == [
-        {("1", "2"), ("1", "4"), ("3", "2"), ("3", "4"), ("2", "1")},
+        {("1", "4"), ("3", "2"), ("3", "4")},
         {("1", "3"), ("2", "3")},
         {("1", "2")},
     ]
+
+
+def test_rows_that_deny_each_other_are_said_and_left_out(
+    corpus: Callable[..., PreferenceCorpus], said: Callable[[], list[str]]
+) -> None:
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in PAIRS]
+    assert len(texts(corpus([*PAIRS, turned[0]]))["?"]) == len(PAIRS) - 1
+    (line,) = said()
+    assert line.startswith(f"2 of {len(PAIRS) + 1} pairs are left out: the data prefer")
+    with pytest.raises(UserError, match="no pair of answers is left"):
+        _ = corpus([*PAIRS, *turned]).samples
 
 
 @pytest.mark.parametrize("system_prompt", [None, "paper"])

@@ -140,7 +140,10 @@ class PreferenceCorpus(Corpus):
         """The pairs that are trained, by question; positions of the first answer of its kind."""
         lengths = _numbers(answers, "length").astype(np.int64)
         pairs = _first(names)[every_pair(_numbers(answers, "idx"), _numbers(answers, "chosen"))]
-        pairs = np.stack(np.divmod(np.unique(pairs[0] * len(answers) + pairs[1]), len(answers)))
+        bits = np.unique(pairs[0] * len(answers) + pairs[1])
+        pairs = np.stack(np.divmod(bits, len(answers)))
+        turned = np.isin(pairs[1] * len(answers) + pairs[0], bits) & (pairs[0] != pairs[1])
+        pairs = _keep(pairs, ~turned, "the data prefer the one answer to the other and vice versa")
         pairs = _keep(pairs, pairs[0] != pairs[1], "both sides are the same tokens")
         long = lengths > self.max_length
         why = (
@@ -154,7 +157,7 @@ class PreferenceCorpus(Corpus):
             pairs = _keep(pairs, within(pairs, questions, lengths, self.max_tokens), why)
         if not pairs.size:
             raise UserError(
-                f"{self.path}: no pair of answers is left to train on; see data.max_length"
+                f"{self.path}: no pair of answers is left to train on, see data.max_length"
                 + ("" if self.max_tokens is None else " and data.max_tokens")
             )
         total, left = (len(np.unique(values)) for values in (questions, questions[pairs[0]]))
