@@ -99,7 +99,7 @@ def test_thoughts_beside_answers() -> None:
     [
         ("1+1?", "a row is an object, this is a text"),
         ({"instruction": "1+1?", "output": "2"}, "no chosen and rejected answers, only 'instr"),
-        ({"messages": WHOLE["chosen"]}, "for instruction data take --data wdl.data.weak_driven"),
+        ({"messages": WHOLE["chosen"]}, "for instruction data take sft.yaml or joint"),
         ({"instruction": "1+1?", "output": ["2", "3"]}, "no chosen and rejected answers"),
         ({"prompt": "1+1?", "completion": "2", "label": True}, "no chosen and rejected answers"),
         ({"prompt": "1+1?", "chosen": "2"}, "'rejected' is missing"),

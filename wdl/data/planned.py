@@ -157,6 +157,10 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         """
         for name, source in self.branches.items():
             check_source(source, f"model.{name}", pretrained or name == "weak")
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"data.cache: {self.cache} cannot be written ({error})") from error
         _ = self.corpus.records, self.corpus.end_token
 
     def check_reader(self, batch_type: type) -> None:
@@ -197,7 +201,8 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         if stage == "fit":
             if not len(self.train_samples):
                 raise UserError(
-                    f"{self.path}: no {self.unit} is left to train on; see data.max_length"
+                    f"{self.path}: no {self.unit} is left to train on; see data.max_length "
+                    f"and data.val_fraction ({self.val_fraction})"
                 )
             self._make_plan()
 

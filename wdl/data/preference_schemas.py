@@ -60,7 +60,9 @@ def parse_preferences(row: Any) -> list[Answer]:
     if not any(side in row for side in SIDES):
         raise RowError(
             f"the row has no chosen and rejected answers, only {', '.join(map(repr, row))}; for "
-            "instruction data take --data wdl.data.weak_driven.WeakDrivenDataModule"
+            "instruction data take sft.yaml or joint.yaml instead of dpo.yaml, or --model "
+            "wdl.training.weak_driven.WeakDrivenModule --model.lam 1 "
+            "--data wdl.data.weak_driven.WeakDrivenDataModule --data.selection.weights uniform"
         )
     (before, chosen), (other, rejected) = (_side(row, side) for side in SIDES)
     if before != other:

@@ -72,7 +72,8 @@ def parse_row(row: Any) -> Record:
     if all(has(row, side) for side in SIDES):
         raise RowError(
             "the row holds preferences (chosen and rejected answers), which this does not train; "
-            "take --data wdl.data.preference.PreferenceDataModule, or drop both keys"
+            "take dpo.yaml, or --model wdl.training.preference.PreferenceModule --data "
+            "wdl.data.preference.PreferenceDataModule, or drop both keys"
         )
     schema, thought = _schema(row), ""
     read = {"idx", schema, *SYSTEMS, *WEIGHTS[:2]}
