@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from wdl.callbacks.dynamics import BranchLogger
 
+from wdl.branches.loading import model_digest
 from wdl.branches.lora import Lora
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.encoding import end_of_turn
@@ -288,7 +289,7 @@ def test_chosen_answers_that_fall_are_told_of_once(
     class Falling(PreferenceModule):
         def forward(self, batch: Any) -> tuple[Tensor, ...]:
             loss, preference, nll, _, reference = super().forward(batch)
-            return loss, preference, nll, reference - 1, reference
+            return loss, preference, nll, reference - 2, reference
 
     strong = ModelSource(pair[0])
     module = Falling(strong)
@@ -320,6 +321,30 @@ def test_a_changed_reference_is_not_gone_on_with(
         fit(pairs, pair[0], reference, max_steps=2, resume=tmp_path / "one.ckpt")
 
 
+def test_other_pairs_and_another_objective_are_not_gone_on_with(
+    pairs: Path, write_rows: Callable[..., Path], pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Sides exchanged have the same lengths, and so the same plan."""
+    checkpoint = tmp_path / "one.ckpt"
+    fit(pairs, pair[0], max_steps=1, save=checkpoint)
+    with pytest.raises(UserError, match=r"trained with form sigmoid, .*, this run has form ipo"):
+        fit(pairs, pair[0], resume=checkpoint, objective=Preference("ipo"))
+    with pytest.raises(UserError, match=r"beta 0\.1, .*beta 5"):
+        fit(pairs, pair[0], resume=checkpoint, objective=Preference(beta=5))
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in ROWS]
+    write_rows(turned, pairs.name)
+    with pytest.raises(UserError, match="is not what the checkpoint was trained on"):
+        fit(pairs, pair[0], resume=checkpoint)
+
+
+@pytest.mark.parametrize("reference", ["stored", "branch"])
+def test_at_the_start_nothing_is_preferred_in_16_bits_either(
+    reference: Any, pairs: Path, pair: tuple[Path, Path]
+) -> None:
+    module, _ = fit(pairs, pair[0], max_steps=1, precision="bf16-true", reference=reference)
+    assert module._step.loss.item() == pytest.approx(math.log(2), abs=2e-3)
+
+
 @pytest.mark.parametrize(
     ("settings", "fault"),
     [
@@ -331,8 +356,10 @@ def test_a_changed_reference_is_not_gone_on_with(
         ({"objective": Preference("simpo", margin=-1)}, r"margin: -1 must be 0 or more"),
         ({"objective": Preference(label_smoothing=0.5)}, r"label_smoothing: 0\.5 .* \[0, 0\.5\)"),
         ({"objective": Preference("simpo"), "weak": "x"}, "simpo has no reference"),
+        ({"objective": Preference("ipo", margin=2)}, "margin: 2 is of simpo, not ipo"),
         ({"pretrained": False}, "random weights are no reference"),
-        ({"weak_dtype": "bfloat16"}, r"model\.weak_dtype"),
+        ({"pretrained": False, "reference": "branch"}, "random weights are no reference"),
+        ({"weak_dtype": "bfloat16"}, r"model\.weak_dtype.*model\.reference to branch"),
     ],
 )
 def test_settings_that_cannot_be(
@@ -361,6 +388,11 @@ def test_the_card_says_what_was_trained_on_what(pairs: Path, pair: tuple[Path, P
     module, _ = fit(pairs, *pair, max_steps=1)
     made = module.made()
     assert made["form"] == "sigmoid" and made["beta"] == 0.1
-    assert made["reference"] == str(pair[1].resolve())
+    assert "margin" not in made and PreferenceModule(
+        ModelSource(pair[0]), objective=Preference("simpo", margin=2)
+    ).settings()["margin"] == 2  # fmt: skip
+    data = made["data"]
+    assert data["reference"] == str(pair[1].resolve())
+    assert data["reference_sha256"] == model_digest(data["reference"])
     assert "prefer" in made["method"] and "preference-training" in made["tags"]
     assert made["data"]["path"] == str(pairs) and json.dumps(made)

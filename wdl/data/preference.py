@@ -21,7 +21,7 @@ from wdl.data.encoding import Batch
 from wdl.data.plan import Plan
 from wdl.data.planned import PlannedDataModule
 from wdl.data.preference_corpus import PreferenceCorpus, flattened
-from wdl.data.scoring import REFERENCE, branch_digest, model_scores
+from wdl.data.scoring import REFERENCE, branch_digest, model_scores, training_dtype
 from wdl.data.selection import Summary
 from wdl.errors import UserError
 from wdl.system.digests import value_digest
@@ -152,6 +152,7 @@ class PreferenceDataModule(PlannedDataModule):
                 self.cache,
                 self.corpus.pad_token,
                 self.trainer,
+                training_dtype(self.trainer),
             )
 
     def draw(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -196,15 +197,22 @@ class PreferenceDataModule(PlannedDataModule):
         """The questions and the limit of their pairs."""
         return {"questions": len(self.train_samples), "max_pairs": self.max_pairs}
 
+    def made(self) -> dict[str, Any]:
+        """Also what the answers were compared under."""
+        return {**super().made(), **self._compared()}
+
+    def _compared(self) -> dict[str, str]:
+        """The stored reference and its hash, if there is one."""
+        if self.reference is None:
+            return {}
+        return {"reference": str(self.reference), "reference_sha256": self._reference_digest}
+
     def agreement(self) -> dict[str, Any]:
         """Also the pairs that the questions have, and the reference."""
         agreed = super().agreement()
         if agreed["plan"] is not None:
             agreed["plan"] = value_digest([agreed["plan"], self.max_pairs])
-        if self.reference is not None:
-            agreed["reference"] = str(self.reference)
-            agreed["reference_sha256"] = self._reference_digest
-        return agreed
+        return {**agreed, **self._compared()}
 
     def control(self) -> list[str]:
         """Plain SFT on the chosen answers, in one epoch of as many tokens as were trained on."""

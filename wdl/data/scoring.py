@@ -62,6 +62,13 @@ def branch_digest(source: str, trainer: pl.Trainer) -> str:
     return trainer.strategy.broadcast(model_digest(source) if trainer.is_global_zero else "")
 
 
+def training_dtype(trainer: pl.Trainer) -> torch.dtype:
+    """In which a branch that trains multiplies, so that another is compared with it alike."""
+    precision = str(trainer.precision)
+    names = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+    return next((names[name] for name in names if name in precision), torch.float32)
+
+
 def model_scores(
     measure: Measure,
     source: ModelSource,
@@ -71,6 +78,7 @@ def model_scores(
     cache: Path,
     pad_token: int,
     trainer: pl.Trainer,
+    dtype: torch.dtype | None = None,
 ) -> NDArray[np.float64]:
     """Scores under one branch, from the cache or computed; every process must call this.
 
@@ -83,12 +91,13 @@ def model_scores(
         cache: Gets the scores, as MEASURE/DIGEST/MEASURE.jsonl.
         pad_token: Fills up batches; masked.
         trainer: Each of its processes scores a share.
+        dtype: Of the branch; by default :func:`scoring_dtype`.
 
     Returns:
         [samples], in their order.
     """
     strategy, device = trainer.strategy, trainer.strategy.root_device
-    dtype = scoring_dtype(device)
+    dtype = dtype or scoring_dtype(device)
     key = {**key, "branch": digest, "dtype": str(dtype), **measure.key}
     file = cache / measure.name / value_digest(key)[:16] / f"{measure.name}.jsonl"
     table = ScoreStore(file, key, measure).complete(

@@ -40,13 +40,14 @@ class Preference:
     the sigmoids −(1−ε)·ln σ(x) − ε·ln σ(−x) with x as above, as in cDPO and in TRL's CPOTrainer;
     for "ipo", which neither smooths, (1−ε)·(d − 1/(2β))² + ε·(−d − 1/(2β))².
 
-    Attributes:
-        form: One of these.
-        beta: β.
-        margin: SimPO's γ itself, TRL's `simpo_gamma`, not the ratio γ/β.
+    Args:
+        form: sigmoid (DPO), ipo, sigmoid_norm (DPO on means per token) or simpo (no reference).
+        beta: β, how far the model may go from the reference; about 0.1 for sigmoid, 5 for
+            sigmoid_norm, 2 for simpo.
+        margin: SimPO's γ itself, TRL's `simpo_gamma`, not the ratio γ/β; of simpo alone.
         nll: Weight of the chosen answer's mean negative log-likelihood per token, which is added
             to the loss of each pair (IRPO, arXiv 2404.19733).
-        label_smoothing: ε.
+        label_smoothing: ε, the share of pairs whose sides are taken to be exchanged; below 0.5.
     """
 
     form: Form = "sigmoid"
@@ -59,6 +60,11 @@ class Preference:
     def needs_reference(self) -> bool:
         """Whether the log-probabilities of a reference matter."""
         return self.form != "simpo"
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether ``margin`` matters."""
+        return self.form == "simpo"
 
     def scores(self, logps: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
         """Scores s of answers, [S].
@@ -78,7 +84,7 @@ class Preference:
         if self.form == "ipo":
             target = 1 / (2 * self.beta)
             return kept * (differences - target) ** 2 + flipped * (differences + target) ** 2
-        x = self.beta * differences - (self.margin if self.form == "simpo" else 0)
+        x = self.beta * differences - (self.margin if self.has_margin else 0)
         return -kept * F.logsigmoid(x) - flipped * F.logsigmoid(-x)
 
 

@@ -17,7 +17,8 @@ class PreferenceMeans(Metric):
     """Rewards, log-probabilities and lengths of both sides of all pairs.
 
     The reward of an answer y is β·(ln P(y) − ln P_ref(y)) (arXiv 2305.18290); without a reference
-    β·ln P(y) / |y| (arXiv 2405.14734).
+    β·ln P(y) / |y| (arXiv 2405.14734). Whatever the form, as in TRL: ipo and sigmoid_norm compare
+    means per token, of which these are not.
 
         rewards/chosen, rewards/rejected   their means
         rewards/margins                    of chosen minus rejected

@@ -286,7 +286,8 @@ class Pair(pl.LightningModule, ABC):
 
     def _agreement(self) -> Agreement:
         steps = self.trainer.accumulate_grad_batches
-        return Agreement(accumulation=steps, **self._data.agreement(), **self._frozen)
+        known = {**self._data.agreement(), **self._frozen, "settings": self.settings()}
+        return Agreement(accumulation=steps, **known)
 
     @property
     def _data(self) -> PlannedDataModule:

@@ -25,8 +25,9 @@ from wdl.metrics.preference import DISPLACEMENT, PreferenceMeans
 from wdl.training.pair import Pair
 
 DPO = Preference()
-ALARM = 0.5
-"""Share of displaced answers above which a run says so, once."""
+ALARM, FALL = 0.5, 1.0
+"""A run says so, once, where more than this share of the chosen answers got less likely, and all on
+the average by this many nats: less is noise of rounding and of the first steps."""
 
 
 class PreferenceModule(Pair):
@@ -57,13 +58,18 @@ class PreferenceModule(Pair):
     ) -> None:
         _check(objective, weak)
         held = objective.needs_reference and reference == "branch"
+        if pair.get("weak_dtype") and not held:
+            raise UserError(
+                f"model.weak_dtype: {pair['weak_dtype']} is for a reference that is a branch; "
+                "set model.reference to branch, or leave weak_dtype out"
+            )
         super().__init__(
             strong=strong, weak=(weak or strong) if held else None, train_weak=False, **pair
         )
+        if objective.needs_reference and weak is None and not self.pretrained:
+            raise UserError("model.pretrained: random weights are no reference; set it to true")
         self.stored_reference = None
         if objective.needs_reference and not held:
-            if not self.pretrained and weak is None:
-                raise UserError("model.pretrained: random weights are no reference; set it to true")
             self.stored_reference = lasting(weak or strong)
         self.objective = objective
         against = ", against its own earlier state" if objective.needs_reference else ""
@@ -76,9 +82,11 @@ class PreferenceModule(Pair):
         self._alarmed = False
 
     def settings(self) -> dict[str, Any]:
-        """The objective and its reference."""
-        known = {} if self.stored_reference is None else {"reference": str(self.stored_reference)}
-        return {**asdict(self.objective), **known}
+        """The objective; a margin only where it has one."""
+        known = asdict(self.objective)
+        return {
+            name: known[name] for name in known if name != "margin" or self.objective.has_margin
+        }
 
     def control(self) -> list[str]:
         """Plain SFT; the data say on what."""
@@ -160,12 +168,15 @@ class PreferenceModule(Pair):
         self.val_means.reset()
         self.log_dict({f"val/{name}": mean for name, mean in means.items()})
         fallen = means[DISPLACEMENT].item() if DISPLACEMENT in means else math.nan
-        if fallen > ALARM and not self._alarmed and self.global_step:  # before, it is noise
+        fall = -means["rewards/chosen"].item() / self.objective.beta
+        trained = self.global_step > 0
+        if fallen > ALARM and fall > FALL and trained and not self._alarmed:
             self._alarmed = True
             rank_zero_warn(
                 f"{fallen:.0%} of the chosen validation answers are less likely than under the "
-                "reference (val/displacement), which DPO allows but nobody wants. Lower the "
-                "learning rate, or give model.objective.nll a weight"
+                f"reference (val/displacement), all of them by {fall:.3g} nats on the average. DPO "
+                "allows it, but nobody wants it: lower the learning rate, or give "
+                "model.objective.nll a weight"
             )
 
 
@@ -179,6 +190,11 @@ def _check(objective: Preference, weak: str | None) -> None:
         raise UserError(
             f"model.objective.label_smoothing: {objective.label_smoothing} is the share of pairs "
             "whose sides are taken to be exchanged; it must lie in [0, 0.5)"
+        )
+    if objective.margin != DPO.margin and not objective.has_margin:
+        raise UserError(
+            f"model.objective.margin: {objective.margin} is of simpo, not {objective.form}; "
+            "leave it out"
         )
     if weak is not None and not objective.needs_reference:
         raise UserError(f"model.weak: {objective.form} has no reference; set model.weak to null")

@@ -31,6 +31,7 @@ class Agreement:
         frozen_sha256: Their hash.
         reference: Whose log-probabilities the answers are compared with, if they are stored.
         reference_sha256: Its hash.
+        settings: What the method says of itself; None in what an earlier version wrote.
     """
 
     accumulation: int
@@ -41,6 +42,7 @@ class Agreement:
     frozen_sha256: str | None = None
     reference: str | None = None
     reference_sha256: str | None = None
+    settings: dict[str, Any] | None = None
 
 
 def check_strategy(checkpoint: Path, stage: int | None, world_size: int) -> None:
@@ -107,7 +109,8 @@ def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
         fitting: Whether it goes on training; a validation may be on other data.
 
     Raises:
-        UserError: Frozen weights, data, selection, batch size or seed are not what they were.
+        UserError: Frozen weights, the method's settings, data, selection, batch size or seed are
+            not what they were.
     """
     if "agreement" not in checkpoint:
         raise UserError(
@@ -117,20 +120,31 @@ def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
     before = Agreement(**checkpoint["agreement"])
     if now.frozen_sha256 != before.frozen_sha256:
         raise UserError(
-            f"model.weak: {now.frozen} is not what the checkpoint was trained with, "
-            f"{before.frozen} with SHA-256 {before.frozen_sha256}; restore it, or start without "
-            "--ckpt_path"
+            f"model.weak: {now.frozen or 'no frozen branch'} is not what the checkpoint was "
+            f"trained with, {_named(before.frozen, before.frozen_sha256)}; restore it, or start "
+            "without --ckpt_path"
         )
     if now.reference_sha256 != before.reference_sha256:
         raise UserError(
-            f"model.weak: the reference {now.reference} is not what the checkpoint was trained "
-            f"against, {before.reference} with SHA-256 {before.reference_sha256}; restore it, or "
-            "start without --ckpt_path"
+            f"model.weak: the reference {now.reference or '(none stored)'} is not what the "
+            f"checkpoint was trained against, {_named(before.reference, before.reference_sha256)}; "
+            "restore it, or start without --ckpt_path"
         )
     if not fitting:
         if now.data != before.data:
             rank_zero_warn(f"{now.path} is not the data that the checkpoint was trained on")
         return
+    if before.settings not in (None, now.settings):
+        raise UserError(
+            f"ckpt_path: the checkpoint was trained with {_told(before.settings)}, this run has "
+            f"{_told(now.settings)}; restore what changed, or start without --ckpt_path from what "
+            "that run exported"
+        )
+    if now.data != before.data:
+        raise UserError(
+            f"ckpt_path: {now.path} is not what the checkpoint was trained on, {before.path} as it "
+            "was then (contents and names of files count); restore it, or start without --ckpt_path"
+        )
     if now.plan != before.plan:
         raise UserError(
             "ckpt_path: the checkpoint was trained on other samples, or in another order; "
@@ -139,6 +153,14 @@ def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
             "--ckpt_path"
         )
     _count_anew(checkpoint["loops"]["fit_loop"], before.accumulation, now.accumulation)
+
+
+def _named(source: str | None, digest: str | None) -> str:
+    return "none" if source is None else f"{source} with SHA-256 {digest}"
+
+
+def _told(settings: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (settings or {}).items()) or "no settings"
 
 
 def _count_anew(loops: dict[str, Any], accumulation_before: int, accumulation: int) -> None:
