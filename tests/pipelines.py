@@ -55,6 +55,21 @@ def moment(folder: Path, seconds: float, chance: random.Random) -> Callable[[], 
     return has_come
 
 
+def running(folder: Path, seconds: float, chance: random.Random) -> Callable[[], bool]:
+    """Whether a stage has run for some of the time that it takes, and still runs."""
+    wait = chance.uniform(0, 0.9 * seconds)
+    attempts = attempts_at(folder)
+
+    def has_come() -> bool:
+        record = Record.read(folder)
+        if record is None or record.attempts == attempts or record.state != "running":
+            return False
+        assert record.began is not None
+        return (now() - datetime.fromisoformat(record.began)).total_seconds() > wait
+
+    return has_come
+
+
 def attempts_at(folder: Path) -> int:
     record = Record.read(folder)
     return 0 if record is None else record.attempts

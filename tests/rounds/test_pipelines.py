@@ -9,6 +9,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,10 +21,11 @@ import pytest
 import yaml
 from attempts import read
 from conftest import CONFIGS
-from pipelines import Dialogue, forget, kill, moment, reaches, results
+from pipelines import Dialogue, forget, kill, moment, reaches, results, running
 from processes import killed_at_the_end
 
 from wdl.cli import main
+from wdl.pipeline.record import Record
 from wdl.system.journal import read_entries
 
 KILLS = int(os.environ.get("WDL_TEST_KILLS", 2))
@@ -233,18 +235,35 @@ def copy_until(first: str, whole: Path, root: Path) -> None:
     forget(first, list(states(whole)), root)
 
 
-def test_killed_rounds_end_as_if_nothing_had_happened(site: Path, whole: Path) -> None:
-    seconds = {name: stage(whole, name)["seconds"] for name in states(whole)}
-    names = [name for name, state in states(whole).items() if state == "done"]
-    elsewhere = site / "elsewhere"  # under the same names, which are in the cards of models
+def another(site: Path, whole: Path, name: str) -> tuple[Path, Path, list[str]]:
+    """A second site, its folder of self-training and the stages in it that run.
+
+    Folders below have the same names, which are in the cards of models. Every day without what
+    comes after the rounds.
+    """
+    elsewhere = site / name
     shutil.copytree(site / "configs", elsewhere / "configs")
-    file, root = config(elsewhere, "self-training"), elsewhere / "runs/self-training"
-    chance = random.Random(time.time_ns())
-    if EVERY_DAY:  # and what comes after the rounds only by `make kill-test`
+    names = [name for name, state in states(whole).items() if state == "done"]
+    if EVERY_DAY:
+        file = config(elsewhere, "self-training")
         pipeline = yaml.safe_load(file.read_text())
         pipeline["stages"] = pipeline["stages"][:1]
         file.write_text(yaml.safe_dump(pipeline))
         names = [name for name in names if name not in TAIL]
+    return elsewhere, elsewhere / "runs/self-training", names
+
+
+def assert_same(whole: Path, root: Path, names: list[str]) -> None:
+    assert not list(root.glob("*.superseded-*"))
+    expected, ended = results(whole, names), results(root, names)
+    assert expected.keys() == ended.keys()
+    assert {name for name, content in expected.items() if ended[name] != content} == set()
+
+
+def test_killed_rounds_end_as_if_nothing_had_happened(site: Path, whole: Path) -> None:
+    seconds = {name: stage(whole, name)["seconds"] for name in states(whole)}
+    elsewhere, root, names = another(site, whole, "killed")
+    chance = random.Random(time.time_ns())
     chosen = sorted(chance.choices(names, k=KILLS), key=names.index)
     if EVERY_DAY:
         copy_until(chosen[0], whole, root)
@@ -264,16 +283,43 @@ def test_killed_rounds_end_as_if_nothing_had_happened(site: Path, whole: Path) -
                 if not known.exists():
                     known.hardlink_to(journal)  # it is removed when the stage is done
         assert start(elsewhere, "self-training", stdout=log).wait(600) == 0
-    assert not list(root.glob("*.superseded-*"))
-    expected, ended = results(whole, names), results(root, names)
-    assert expected.keys() == ended.keys()
-    assert {name for name, content in expected.items() if ended[name] != content} == set()
+    assert_same(whole, root, names)
     if not EVERY_DAY:
         assert stage(root, "evaluation")["metrics"] == stage(whole, "evaluation")["metrics"]
     for journal in journals.iterdir():
         entries = list(read_entries(journal))
         keys = {(entry["id"], entry.get("sample", entry.get("attempt"))) for entry in entries}
         assert len(keys) == len(entries), journal.name
+
+
+def test_a_signal_in_a_stage_ends_it_and_the_next_start_goes_on(site: Path, whole: Path) -> None:
+    """Ctrl-C and SIGTERM, in two stages every day and in every one by ``make kill-test``."""
+    seconds = {name: stage(whole, name)["seconds"] for name in states(whole)}
+    elsewhere, root, names = another(site, whole, "stopped")
+    chance = random.Random(time.time_ns())
+    chosen = sorted(chance.sample(names, 2), key=names.index) if EVERY_DAY else names
+    if EVERY_DAY:
+        copy_until(chosen[0], whole, root)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for count, name in enumerate(chosen):
+        for number in (numbers[count % 2],) if EVERY_DAY else numbers:
+            while True:
+                process = start(elsewhere, "self-training", stdout=subprocess.PIPE, text=True)
+                if reaches(process, running(root / name, seconds[name], chance)):
+                    break
+                assert process.returncode == 0, process.communicate()[0][-3000:]
+                forget(name, names, root)  # it was done before the moment came
+            process.send_signal(number)
+            printed, _ = process.communicate(timeout=120)
+            assert process.returncode == 128 + number, (name, number, printed[-3000:])
+            assert "the same command goes on from here" in printed, (name, number, printed)
+            assert "Traceback" not in printed, (name, number, printed)
+            record = Record.read(root / name)
+            assert record is not None and record.state == "stopped", (name, number, record)
+    process = start(elsewhere, "self-training", stdout=subprocess.PIPE, text=True)
+    printed, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, printed[-3000:]
+    assert_same(whole, root, names)
 
 
 def test_the_pipeline_of_a_large_model_is_understood(
