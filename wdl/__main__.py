@@ -1,6 +1,9 @@
 """``python -m wdl``: the same as the ``wdl`` command."""
 
-from wdl.cli import main
-
 if __name__ == "__main__":
-    main()
+    try:
+        from wdl.cli import main
+
+        main()
+    except KeyboardInterrupt:  # while modules are imported; Python's own exit code would be 1
+        raise SystemExit(130) from None

@@ -80,10 +80,10 @@ def test_a_finished_file_is_not_scored_again(
         (["--max_length", "60"], "h.jsonl: it was made with another max_length; results"),
         (["--system_prompt", "paper"], "h.jsonl: it was made with another system_prompt;"),
         (["--add_to", "h.jsonl"], "--key entropy_0: "),
-        (["--add_to", "h9.jsonl"], "h9.jsonl: there is no such file of entropies"),
+        (["--add_to", "h9.jsonl"], "h9.jsonl: there is no such file of scores"),
         (
             ["--add_to", "part.jsonl", "--out", "new.jsonl", "--key", "b"],
-            "part.jsonl: 39 of 40 samples have no entropy, idx 0, 1, 2, 3, 4, ...;",
+            "part.jsonl: 39 of 40 samples have no score, idx 0, 1, 2, 3, 4, ...;",
         ),
     ],
 )

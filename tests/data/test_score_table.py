@@ -41,13 +41,13 @@ def test_missing_samples(write_rows: Callable[..., Path]) -> None:
     table = ScoreTable.read(write_rows(ROWS))
     asked = np.array([2, 3, 4, 5, 6, 7, 8, 9])
     with pytest.raises(
-        UserError, match=r"6 of 8 samples have no entropy, idx 3, 5, 6, 7, 8, \.\.\.;"
+        UserError, match=r"6 of 8 samples have no score, idx 3, 5, 6, 7, 8, \.\.\.;"
     ):
         table.find(asked, "error")
     place, known = table.find(asked, "drop")
     assert known.tolist() == [True, False, True] + [False] * 5
     assert table.idx[place[known]].tolist() == [2, 4]
-    with pytest.raises(UserError, match="2 of 2 samples have no entropy, idx 7, 8;"):
+    with pytest.raises(UserError, match="2 of 2 samples have no score, idx 7, 8;"):
         table.find(np.array([7, 8]), "drop")
 
 

@@ -132,7 +132,7 @@ def test_samples_without_entropy(
 ) -> None:
     rows = [{"idx": n, "entropy_0": 1.0, "entropy_1": 0.5 + n} for n in range(20)]
     file = InputPath(write_rows(rows, "part.jsonl"))
-    with pytest.raises(UserError, match=r"samples have no entropy, idx 2\d, "):
+    with pytest.raises(UserError, match=r"samples have no score, idx 2\d, "):
         set_up(sums, pair[0], entropies=file)
     module = set_up(sums, pair[0], entropies=file, missing_entropies="drop", multiplier=5)
     assert module.plan is not None

@@ -52,7 +52,7 @@ class ScoreTable:
             UserError: One line for each faulty row.
         """
         if not file.is_file():
-            raise UserError(f"{file}: there is no such file of entropies; check its path")
+            raise UserError(f"{file}: there is no such file of scores; check its path")
         faults, ids, idx = Faults(), Ids(), array("q")
         columns: dict[str, array[float]] = {}
         for line, row in rows_of(file, faults):
@@ -114,7 +114,7 @@ class ScoreTable:
         if len(lost) and (missing == "error" or not known.any()):
             first = ", ".join(map(str, lost[:IDS_SHOWN]))
             raise UserError(
-                f"{self.file}: {len(lost)} of {len(idx)} samples have no entropy, idx {first}"
+                f"{self.file}: {len(lost)} of {len(idx)} samples have no score, idx {first}"
                 f"{', ...' if len(lost) > IDS_SHOWN else ''}; score them, or leave them out with "
                 "missing_entropies drop"
             )

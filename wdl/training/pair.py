@@ -190,7 +190,8 @@ class Pair(pl.LightningModule, ABC):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Take back what :meth:`state_dict` returned."""
+        """Take back what :meth:`state_dict` returned; of another model, it is a user's error."""
+        check_weights(whole_shapes(self.state_dict()), whole_shapes(state_dict))
         frozen = {n: w for n, w in super().state_dict().items() if self.is_frozen(n)}
         return super().load_state_dict({**frozen, **state_dict}, strict, assign)
 
@@ -279,9 +280,6 @@ class Pair(pl.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from it, if it is of this run."""
-        if "state_dict" in checkpoint:  # DeepSpeed's weights stand elsewhere
-            own = self.state_dict(keep_vars=True)
-            check_weights(whole_shapes(own), whole_shapes(checkpoint["state_dict"]))
         resume(checkpoint, self._agreement(), fitting=self.trainer.state.fn == "fit")
 
     def _agreement(self) -> Agreement:

@@ -90,7 +90,7 @@ def check_weights(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     if odd := own.keys() ^ stored.keys():
         raise UserError(
             f"ckpt_path: {sorted(odd)[0]} is not both in the checkpoint and in the model "
-            f"({len(odd)} such weights); it belongs to another model"
+            f"({len(odd)} such weights); it belongs to another model, or model.lora is another"
         )
     for name, shape in own.items():
         if shape != stored[name]:

@@ -36,7 +36,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "limit_train_batches": (
         None,
         "the optimizer steps of an epoch are planned as a whole; set trainer.max_steps, or "
-        "data.selection.multiplier for fewer samples",
+        "give fewer rows (of weak-driven data, data.selection.multiplier)",
     ),
     "overfit_batches": (
         0,
