@@ -42,8 +42,8 @@ def run_steps(
 
     Raises:
         UserError: A step failed, or another pipeline runs in ``root``.
-        SystemExit: A signal ended the pipeline, with 128 + its number or what the step made of it;
-            or the answer was to quit, with 0.
+        SystemExit: A signal ended the pipeline, with the exit code of the step that it ended; or
+            the answer was to quit, with 0.
     """
     with Signals().caught() as signals, _locked(root) as lock:
         attempt = partial(_attempt, wdl=wdl, signals=signals, lock=lock)
@@ -143,8 +143,8 @@ def _attempt(turn: Turn, record: Record, wdl: Sequence[str], signals: Signals, l
                 "command goes on from here",
                 file=sys.stderr,
             )
-            # a process that is told while it still starts ends with any code
-            raise SystemExit(code if code > 128 else 128 + signals.received)
+            # 1 is what Python makes of a signal while it still starts
+            raise SystemExit(128 + signals.received if code in (0, 1) else code)
         if code in (0, WRONG_INPUT):
             break
     return record
