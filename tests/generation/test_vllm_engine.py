@@ -107,6 +107,13 @@ def test_samples_have_seeds_of_their_own(vllm: VllmEngine, requests: list[Reques
     assert alone[first.id, 0] == answers[first.id, 0]
 
 
+def test_more_seeded_prompts_than_one_step_reads(vllm: VllmEngine, requests: list[Request]) -> None:
+    """On CPU vLLM dies of a seeded prompt that it reads in two parts, unless told not to."""
+    several = [Request(one.id, sample, one.messages) for one in requests for sample in range(8)]
+    answers = collect(vllm.generate(several, Sampling(2, 1.0, 1.0, 42)))
+    assert answers.keys() == {request.key for request in several}
+
+
 def test_a_killed_engine_is_reported_and_keeps_what_was_finished(
     vllm: VllmEngine, requests: list[Request]
 ) -> None:

@@ -112,6 +112,9 @@ class VllmEngine(LocalEngine):
             "gpu_memory_utilization": self.options.gpu_memory_utilization,
             "enforce_eager": self.software()["device"] == "cpu",
         }
+        if self.software()["device"] == "cpu":
+            # vLLM takes back a seeded draw after part of a prompt, which CPU generators cannot
+            arguments["enable_chunked_prefill"] = False
         if self.options.tensor_parallel_size == 1:
             arguments["distributed_executor_backend"] = "uni"
         for copy in range(self.options.data_parallel_size):
