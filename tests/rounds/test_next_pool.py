@@ -185,7 +185,7 @@ def test_similar_texts() -> None:
         (["--pool", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--pool", "other.jsonl"], "it holds 2 attempts at questions that are not in other.jsonl"),
         (["--graded", "samples.jsonl"], "samples.jsonl:1: it has no verdict"),
-        (["--replay_failed", "0"], "no question is left to ask"),
+        (["--replay_failed", "0"], "no question is left to ask (1 "),
         (["--out", "pool.jsonl"], "pool.jsonl: it was made with another"),
     ],
 )

@@ -172,5 +172,6 @@ def test_what_cannot_be_used_is_said(
     write("table.parquet", [])
     system = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
     write("system.jsonl", [attempt("a", 0, "right", messages=system)])
-    assert fault in refused([*words, "--out", "out"], capsys)
-    assert not Path("out").exists()
+    out = {"pairs": "out", "keep": "out.jsonl", "prompts": "out.parquet"}[words[0]]
+    assert fault in refused([*words, "--out", out], capsys)
+    assert not Path(out).exists()

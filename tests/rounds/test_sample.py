@@ -252,6 +252,8 @@ def test_statistics_by_hand() -> None:
         (["--engine", "llama"], "'llama'; choose from transformers, vllm, or give a YAML file"),
         (["--out", "."], "this is a folder; name a file in it"),
         (["--out", "pool.jsonl/samples.jsonl"], "pool.jsonl is a file; choose another place"),
+        (["--out", "samples.txt"], "samples.txt: end the name in .jsonl"),
+        (["--pool", "nan.jsonl"], "nan.jsonl:1: 'answer' is nan, which no attempt can be"),
         (["--out", "pool.jsonl"], "pool.jsonl: it was made with another"),
         (["--nn", "3"], "--nn"),
     ],
@@ -261,6 +263,7 @@ def test_what_cannot_be_sampled_is_said(
 ) -> None:
     Path("pool.csv").write_text("a,b\n")
     Path("empty.jsonl").write_text("")
+    Path("nan.jsonl").write_text('{"question": "3+4?", "answer": NaN}')
     question = {"question": "3+4?", "answer": 7}
     rows = [
         {"question": "5?"},

@@ -167,5 +167,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["grade", "--samples", "samples.jsonl", "--out", "graded.jsonl", "--by"]
     assert "name the teacher, by --teacher.url" in refused([*options, "teacher"], capsys)
     assert "choose from rules, teacher, rules_then_teacher" in refused([*options, "me"], capsys)
+    teacher = ["--teacher.url", "http://host/v1", "--teacher.model", "m"]
+    assert "--by rules: it asks no teacher" in refused([*options, "rules", *teacher], capsys)
     del os.environ["MY_KEY"]
     assert "MY_KEY is not set" in refused(command(Server("http://host/v1")), capsys)

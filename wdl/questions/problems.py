@@ -13,6 +13,7 @@ A file is JSON, JSON Lines (also .zst) or Parquet, in any of the schemas of the 
 each with an optional "id".
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,6 +126,8 @@ def _reference(row: dict[str, Any]) -> str:
         if key in row:
             if not isinstance(row[key], str | int | float) or isinstance(row[key], bool):
                 raise RowError(f"{key!r} is {row[key]!r}; give it one text or number")
+            if isinstance(row[key], float) and not math.isfinite(row[key]):
+                raise RowError(f"{key!r} is {row[key]}, which no attempt can be; give a number")
             answer = str(row[key])
             return _filled(answer.rpartition("####")[2] if "####" in answer else answer, key)
     for key in SOLUTION_KEYS:

@@ -175,8 +175,13 @@ def find_judge(by: JudgeName, teacher: Teacher | None, replies: Path) -> Judge:
         replies: File for its replies.
 
     Raises:
-        UserError: The file defines no grader, or there is no teacher.
+        UserError: The file defines no grader, or there is no teacher, or one who is not asked.
     """
+    if teacher is not None and by not in JUDGES[1:]:
+        raise UserError(
+            f"--by {by}: it asks no teacher; take --by rules_then_teacher or --by teacher, or "
+            "leave --teacher out"
+        )
     if by == "rules":
         return RulesJudge(Grader())
     if by in JUDGES:

@@ -112,7 +112,8 @@ def next_pool(
             questions, attempts, rules, tests, enhance if written is None else written
         )
         if not renewed:
-            raise UserError(f"--pool {pool}: no question is left to ask ({dict(left_out)})")
+            why = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+            raise UserError(f"--pool {pool}: no question is left to ask ({why})")
         summary = {
             "results": statistics(attempts),
             "questions": len(renewed),

@@ -29,6 +29,7 @@ class Output:
         path: The file.
         key: What decides about its contents.
         own_summary: Where its summary is; by default NAME.summary.json beside it.
+        suffix: What its name must end in, so that others read it as what it is.
 
     Raises:
         UserError: No file can be there.
@@ -37,13 +38,18 @@ class Output:
     path: Path
     key: dict[str, Any]
     own_summary: Path | None = None
+    suffix: str = ".jsonl"
 
     def __post_init__(self) -> None:
         if self.path.is_dir():
             raise UserError(f"--out {self.path}: this is a folder; name a file in it")
+        if self.path.suffix != self.suffix:
+            raise UserError(f"--out {self.path}: end the name in {self.suffix}, which it becomes")
         nearest = next(parent for parent in self.path.absolute().parents if parent.exists())
         if not nearest.is_dir():
             raise UserError(f"--out {self.path}: {nearest} is a file; choose another place")
+        if not os.access(nearest, os.W_OK):
+            raise UserError(f"--out {self.path}: {nearest} cannot be written to; choose another")
 
     @property
     def summary(self) -> Path:

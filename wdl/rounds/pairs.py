@@ -63,7 +63,7 @@ def pairs(
         "max_pairs": max_pairs,
         "seed": seed,
     }
-    output = Output(folder / "train.parquet", key, folder / "description.json")
+    output = Output(folder / "train.parquet", key, folder / "description.json", ".parquet")
     description = output.earlier()
     if description is None:
         sides = {name: both_sides(group) for name, group in by_question(attempts).items()}

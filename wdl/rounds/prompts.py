@@ -51,7 +51,7 @@ def prompts(graded: InputPaths, out: str, data_source: str = "lighteval/MATH") -
         "graded_sha256": digests,
         "data_source": data_source,
     }
-    output = Output(Path(out), key)
+    output = Output(Path(out), key, suffix=".parquet")
     summary = output.earlier()
     if summary is None:
         groups = by_question(attempts).values()
