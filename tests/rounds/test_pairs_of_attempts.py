@@ -149,6 +149,8 @@ def test_prompts_have_the_columns_of_verl() -> None:
         (["pairs", "--graded", ","], "--graded: name each file once, at least one"),
         (["pairs", "--graded", "samples.jsonl"], "samples.jsonl:1: it has no verdict; grade the"),
         (["pairs", "--graded", "maybe.jsonl"], "maybe.jsonl:1: it has no verdict"),
+        (["pairs", "--graded", "half.jsonl"], "half.jsonl:1: 'completion' holds half a surrogate"),
+        (["pairs", "--graded", "g.jsonl,corrected.jsonl"], "is '2', and was '1' before; grade all"),
         (["pairs", "--graded", "right.jsonl"], "no question has both a right and a wrong attempt"),
         (["pairs", "--graded", "g.jsonl,system.jsonl"], "give rounds of one system prompt"),
         (["pairs", "--graded", "g.jsonl", "--val_fraction", "1"], "--val_fraction 1.0: it lies"),
@@ -166,6 +168,8 @@ def test_what_cannot_be_used_is_said(
     write("g.jsonl", graded("a", "rw"))
     write("samples.jsonl", [attempt("a", 0)])
     write("maybe.jsonl", [attempt("a", 0, "maybe")])
+    write("half.jsonl", [attempt("a", 0, "right", completion="\ud800")])
+    write("corrected.jsonl", [attempt("a", 0, "right", answer="2")])
     write("right.jsonl", graded("a", "rr"))
     write("wrong.jsonl", graded("a", "ww"))
     write("empty.jsonl", [])

@@ -148,9 +148,18 @@ def text_at(row: Mapping[str, Any], key: str) -> str:
         raise RowError(f"{key!r} is {kind_of(value)}; give it a text")
     if not value.strip():
         raise RowError(f"{key!r} is empty; fill it in or drop the row")
-    if not value.isascii() and re.search("[\ud800-\udfff]", value):
+    return encodable(value, key)
+
+
+def encodable(text: str, key: str) -> str:
+    """The text at ``key``.
+
+    Raises:
+        RowError: It is no Unicode, and could not be written.
+    """
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
         raise RowError(f"{key!r} holds half a surrogate pair; mend or drop the row")
-    return value
+    return text
 
 
 def answer_at(row: Mapping[str, Any], key: str) -> str:

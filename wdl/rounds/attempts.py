@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 from wdl.data.rows import Faults, RowError, rows_of
+from wdl.data.schemas import encodable
 from wdl.errors import UserError
 from wdl.metrics.per_problem import pass_at_k
 from wdl.system.digests import files_digest
@@ -123,13 +124,15 @@ def _read(files: Sequence[Path], graded: bool) -> list[Attempt]:
             faults.append(f"{file}: attempts come as .jsonl; check the path")
     if faults:
         raise faults.error()
-    found = [attempt for file in files for attempt in _read_file(file, graded, faults)]
+    answers: dict[str, str] = {}
+    found = [one for file in files for one in _read_file(file, graded, answers, faults)]
     if faults:
         raise faults.error()
     return found
 
 
-def _read_file(file: Path, graded: bool, faults: Faults) -> list[Attempt]:
+def _read_file(file: Path, graded: bool, answers: dict[str, str], faults: Faults) -> list[Attempt]:
+    """The attempts in a file; ``answers`` are the references to each question so far."""
     found: dict[Key, Attempt] = {}
     for line, row in rows_of(file, faults):
         try:
@@ -138,6 +141,12 @@ def _read_file(file: Path, graded: bool, faults: Faults) -> list[Attempt]:
                 raise RowError("it has no verdict; grade the file with wdl grade first")
             if attempt.key in found:
                 raise RowError(f"attempt {attempt.attempt} at {attempt.id} is there already")
+            before = answers.setdefault(attempt.id, attempt.answer)
+            if attempt.answer != before:
+                raise RowError(
+                    f"the answer to {attempt.id} is {attempt.answer!r}, and was {before!r} before; "
+                    "grade all attempts at it by the right one"
+                )
             found[attempt.key] = attempt
         except RowError as fault:
             faults.append(f"{file}:{line}: {fault}")
@@ -157,9 +166,13 @@ def _attempt(row: Any) -> Attempt:
         unknown = name == "finish_reason" and value not in ("stop", "length")
         if unknown or type(value) not in _TYPES[name]:
             raise RowError(f"{name} is {value!r}, which wdl sample never writes; sample again")
+        if isinstance(value, str):
+            encodable(value, name)
     messages = known["messages"]
     if not messages or not all(_is_message(message) for message in messages):
         raise RowError("messages must be a list of objects with the texts role and content")
+    for message in messages:
+        encodable(message["content"], "messages")
     return Attempt(**known)
 
 
