@@ -62,7 +62,9 @@ def test_what_was_all_right_or_all_wrong_for_rounds_rests() -> None:
     options = ("--replay_solved", "1")
     rows = {row["question"]: row["streak"] for row in next_pool(*options)}
     assert rows == {"right": 1, "mixed": 0, "unclear": -2}
-    rows = {r["question"]: r["streak"] for r in next_pool(*options, "--rest_after", "4", out="2")}
+    rows = {
+        r["question"]: r["streak"] for r in next_pool(*options, "--rest_after", "4", out="2.jsonl")
+    }
     assert rows["wrong"] == -3
     rows = {r["question"]: r for r in next_pool(*options, "--rest_after", "null", out="3")}
     assert len(rows) == 4
