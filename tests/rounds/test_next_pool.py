@@ -66,7 +66,7 @@ def test_what_was_all_right_or_all_wrong_for_rounds_rests() -> None:
         r["question"]: r["streak"] for r in next_pool(*options, "--rest_after", "4", out="2.jsonl")
     }
     assert rows["wrong"] == -3
-    rows = {r["question"]: r for r in next_pool(*options, "--rest_after", "null", out="3")}
+    rows = {r["question"]: r for r in next_pool(*options, "--rest_after", "null", out="3.jsonl")}
     assert len(rows) == 4
 
 
