@@ -94,7 +94,8 @@ def test_arithmetic_makes_a_sum_of_the_same_kind_with_its_answer(
     before = Path("next.jsonl").read_bytes()
     assert next_pool("--enhance", "arithmetic", out="again.jsonl") == rows
     write("pool.jsonl", rows)  # the next round may take its own pool
-    write("g.jsonl", [row for one in rows for row in graded(one["question"], "rw")])
+    judged = [(one["answer"], row) for one in rows for row in graded(one["question"], "rw")]
+    write("g.jsonl", [{**row, "answer": answer} for answer, row in judged])
     third = next_pool("--enhance", "arithmetic", out="third.jsonl")
     assert max(row["generation"] for row in third) == 2
     assert len({row["id"] for row in third}) == len(third)
@@ -186,6 +187,7 @@ def test_similar_texts() -> None:
         (["--contamination", "g.jsonl,none.jsonl"], "g.jsonl:1: the row has no question"),
         (["--pool", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--pool", "other.jsonl"], "it holds 2 attempts at questions that are not in other.jsonl"),
+        (["--pool", "corrected.jsonl"], "are graded by '1', but its answer in corrected.jsonl is"),
         (["--graded", "samples.jsonl"], "samples.jsonl:1: it has no verdict"),
         (["--replay_failed", "0"], "no question is left to ask (1 "),
         (["--out", "pool.jsonl"], "pool.jsonl: it was made with another"),
@@ -196,6 +198,7 @@ def test_what_cannot_be_is_said(
 ) -> None:
     a_round({"a": "rw"})
     write("other.jsonl", [{"question": "b", "answer": "1"}])
+    write("corrected.jsonl", [{"question": "a", "answer": "2"}])
     write("samples.jsonl", [attempt("a", 0)])
     words = ["next-pool", "--pool", "pool.jsonl", "--graded", "g.jsonl", "--out", "out.jsonl"]
     before = Path("pool.jsonl").read_bytes()

@@ -146,6 +146,7 @@ def test_prompts_have_the_columns_of_verl() -> None:
     [
         (["pairs", "--graded", "none.jsonl"], "none.jsonl: there is no such file"),
         (["pairs", "--graded", "g.jsonl,g.jsonl"], "g.jsonl is named twice"),
+        (["pairs", "--graded", "g.jsonl,copy.jsonl"], "copy.jsonl holds the same as g.jsonl"),
         (["pairs", "--graded", ","], "--graded: name each file once, at least one"),
         (["pairs", "--graded", "samples.jsonl"], "samples.jsonl:1: it has no verdict; grade the"),
         (["pairs", "--graded", "maybe.jsonl"], "maybe.jsonl:1: it has no verdict"),
@@ -168,6 +169,7 @@ def test_what_cannot_be_used_is_said(
     write("g.jsonl", graded("a", "rw"))
     write("samples.jsonl", [attempt("a", 0)])
     write("maybe.jsonl", [attempt("a", 0, "maybe")])
+    write("copy.jsonl", graded("a", "rw"))
     write("half.jsonl", [attempt("a", 0, "right", completion="\ud800")])
     write("corrected.jsonl", [attempt("a", 0, "right", answer="2")])
     write("right.jsonl", graded("a", "rr"))

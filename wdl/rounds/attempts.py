@@ -12,9 +12,11 @@ and, once they are judged,
 in.
 """
 
+import filecmp
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, get_args
@@ -112,7 +114,11 @@ def read_graded(files: Sequence[Path]) -> tuple[list[Attempt], list[str]]:
     if not files or len(set(files)) < len(files):
         twice = f"{max(files, key=files.count)} is named twice; " if files else ""
         raise UserError(f"--graded: {twice}name each file once, at least one")
-    return _read(files, graded=True), [files_digest([file]) for file in files]
+    attempts = _read(files, graded=True)
+    for one, other in combinations(files, 2):
+        if filecmp.cmp(one, other, shallow=False):
+            raise UserError(f"--graded: {other} holds the same as {one}; count each attempt once")
+    return attempts, [files_digest([file]) for file in files]
 
 
 def _read(files: Sequence[Path], graded: bool) -> list[Attempt]:

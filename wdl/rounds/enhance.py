@@ -23,7 +23,7 @@ from wdl.remote.endpoint import Teacher
 from wdl.remote.teacher import Form, Messages, TeacherClient, Unusable
 from wdl.rounds.attempts import Attempt, by_question, read_graded
 from wdl.rounds.output import Output, resumable
-from wdl.rounds.pool import Question, kind_of, question_id, read_pool
+from wdl.rounds.pool import Question, kind_of, question_id, read_pool, refuse_strangers
 from wdl.system.digests import files_digest, value_digest
 from wdl.system.outcome import leave_outcome
 
@@ -84,6 +84,7 @@ def enhance(
         raise UserError(*found)
     questions = {one.id: one for one in read_pool(Path(pool))}
     attempts, digests = read_graded([Path(graded)])
+    refuse_strangers(questions.values(), attempts, f"--graded {graded}", pool)
     check = Check(solutions, majority, temperature)
     key = {
         "pool_sha256": files_digest([Path(pool)]),
@@ -97,7 +98,7 @@ def enhance(
     summary = output.earlier()
     if summary is None:
         groups = by_question(one for one in attempts if one.verdict == "wrong")
-        failed = [(questions[name], wrong) for name, wrong in groups.items() if name in questions]
+        failed = [(questions[name], wrong) for name, wrong in groups.items()]
         client = TeacherClient(teacher, Path(f"{out}.teacher.jsonl"))
         with closing(client), resumable("the teacher"):
             proposed, counts = propose(client, failed, per_question, set(questions))

@@ -26,7 +26,7 @@ from wdl.config.paths import InputPath, InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import Attempt, by_question, read_graded, statistics, told
 from wdl.rounds.output import Output
-from wdl.rounds.pool import Question, question_id, read_pool
+from wdl.rounds.pool import Question, question_id, read_pool, refuse_strangers
 from wdl.rounds.similar import Texts
 from wdl.system.digests import files_digest, lot
 from wdl.system.outcome import leave_outcome
@@ -87,12 +87,7 @@ def next_pool(
         raise UserError(*found)
     questions = read_pool(Path(pool))
     attempts, digests = read_graded([Path(graded)])
-    known = {question.id for question in questions}
-    if strangers := [one.id for one in attempts if one.id not in known]:
-        raise UserError(
-            f"--graded {graded}: it holds {len(strangers)} attempts at questions that are not in "
-            f"{pool}, such as {strangers[0]}; give the pool that was sampled"
-        )
+    refuse_strangers(questions, attempts, f"--graded {graded}", pool)
     from_file = enhance is not None and enhance != ARITHMETIC
     written = read_pool(Path(str(enhance)), may_be_empty=True) if from_file else None
     evaluated_on = contamination.paths if contamination else []

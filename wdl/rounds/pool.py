@@ -8,6 +8,7 @@ Any file of problems that :mod:`wdl.questions.problems` reads is a pool of fresh
 
 import hashlib
 import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ from wdl.errors import UserError
 from wdl.grading.grader import Kind, parse_choices
 from wdl.grading.plain_numbers import parse_number
 from wdl.questions.problems import parse_problem
+from wdl.rounds.attempts import Attempt
 
 Origin = Literal["seed", "enhanced", "replay"]
 
@@ -94,6 +96,28 @@ def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
     if not found and not may_be_empty:
         raise UserError(f"{file}: the file is empty; it must hold at least one question")
     return list(found.values())
+
+
+def refuse_strangers(
+    questions: Iterable[Question], attempts: Sequence[Attempt], place: str, pool: str
+) -> None:
+    """Refuse attempts at another pool.
+
+    Raises:
+        UserError: Some are at questions that are not in it, or were graded by another answer.
+    """
+    answers = {question.id: question.answer for question in questions}
+    if strangers := [one.id for one in attempts if one.id not in answers]:
+        raise UserError(
+            f"{place}: it holds {len(strangers)} attempts at questions that are not in {pool}, "
+            f"such as {strangers[0]}; give the pool that was sampled"
+        )
+    for one in attempts:
+        if one.answer != answers[one.id]:
+            raise UserError(
+                f"{place}: attempts at {one.id} are graded by {one.answer!r}, but its answer in "
+                f"{pool} is {answers[one.id]!r}; give the pool that was sampled"
+            )
 
 
 def _question(row: Any) -> Question:
