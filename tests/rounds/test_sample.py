@@ -252,6 +252,8 @@ def test_statistics_by_hand() -> None:
         (["--engine", "llama"], "'llama'; choose from transformers, vllm, or give a YAML file"),
         (["--out", "."], "this is a folder; name a file in it"),
         (["--out", "pool.jsonl/samples.jsonl"], "pool.jsonl is a file; choose another place"),
+        (["--pool", "system.jsonl"], "system.jsonl:1: 'system' is not asked; give --system_prompt"),
+        (["--pool", "half.jsonl"], "half.jsonl:1: 'the question' holds half a surrogate pair"),
         (["--out", "samples.txt"], "samples.txt: end the name in .jsonl"),
         (["--pool", "nan.jsonl"], "nan.jsonl:1: 'answer' is nan, which no attempt can be"),
         (["--out", "pool.jsonl"], "pool.jsonl: it was made with another"),
@@ -263,6 +265,8 @@ def test_what_cannot_be_sampled_is_said(
 ) -> None:
     Path("pool.csv").write_text("a,b\n")
     Path("empty.jsonl").write_text("")
+    Path("system.jsonl").write_text('{"question": "3+4?", "answer": 7, "system": "be nice"}')
+    Path("half.jsonl").write_text('{"question": "3+4? \\ud83d", "answer": 7}')
     Path("nan.jsonl").write_text('{"question": "3+4?", "answer": NaN}')
     question = {"question": "3+4?", "answer": 7}
     rows = [

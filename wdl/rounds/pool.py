@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from wdl.config.paths import DATA_SUFFIXES
 from wdl.data.rows import Faults, RowError, rows_of
+from wdl.data.schemas import SYSTEMS, encodable
 from wdl.errors import UserError
 from wdl.grading.grader import Kind, parse_choices
 from wdl.grading.plain_numbers import parse_number
@@ -123,7 +124,9 @@ def refuse_strangers(
 def _question(row: Any) -> Question:
     """A row of a pool, or of any file of problems."""
     problem = parse_problem(row, default_id="")
-    text, answer = problem.question, problem.reference
+    for key in filter(row.get, (*SYSTEMS, "history")):
+        raise RowError(f"{key!r} is not asked; give --system_prompt for all questions, or drop it")
+    text, answer = encodable(problem.question, "the question"), problem.reference
     identity = question_id(text)
     if "origin" not in row:
         parent = row.get("parent")
