@@ -104,15 +104,16 @@ class VllmEngine(LocalEngine):
 
     def _start(self) -> None:
         """Load the model, with room for everything that was checked."""
+        on_cpu = self.software()["device"] == "cpu"
         arguments = {
             "model": self.source,
             "max_model_len": self.context,
             "max_num_seqs": self.options.max_num_seqs,
             "tensor_parallel_size": self.options.tensor_parallel_size,
             "gpu_memory_utilization": self.options.gpu_memory_utilization,
-            "enforce_eager": self.software()["device"] == "cpu",
+            "enforce_eager": on_cpu,
         }
-        if self.software()["device"] == "cpu":
+        if on_cpu:
             # vLLM takes back a seeded draw after part of a prompt, which CPU generators cannot
             arguments["enable_chunked_prefill"] = False
         if self.options.tensor_parallel_size == 1:
