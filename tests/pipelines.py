@@ -49,8 +49,7 @@ def moment(folder: Path, seconds: float, chance: random.Random) -> Callable[[], 
             return False
         if record.state != "running" or (keeps and {*results_so_far(folder)} - before):
             return True
-        assert record.began is not None
-        return (now() - datetime.fromisoformat(record.began)).total_seconds() > wait + 10 * keeps
+        return seconds_in(record) > wait + 10 * keeps
 
     return has_come
 
@@ -64,10 +63,15 @@ def running(folder: Path, seconds: float, chance: random.Random) -> Callable[[],
         record = Record.read(folder)
         if record is None or record.attempts == attempts or record.state != "running":
             return False
-        assert record.began is not None
-        return (now() - datetime.fromisoformat(record.began)).total_seconds() > wait
+        return seconds_in(record) > wait
 
     return has_come
+
+
+def seconds_in(record: Record) -> float:
+    """Since the stage began."""
+    assert record.began is not None
+    return (now() - datetime.fromisoformat(record.began)).total_seconds()
 
 
 def attempts_at(folder: Path) -> int:
