@@ -1,10 +1,11 @@
-"""Branches: causal language models of transformers, loaded and checked one way."""
+"""Branches: language models of transformers, with or without vision, loaded and checked one way."""
 
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,7 +44,7 @@ def check_source(source: str, key: str, weights: bool = True) -> None:
         fault = _folder_fault(folder, weights) if folder.is_dir() else None
         fault = fault or _kind_fault(load_config(source))
         if (folder / GENERATION_CONFIG_NAME).is_file():
-            with _reading(source, GENERATION_CONFIG_NAME):
+            with reading(source, GENERATION_CONFIG_NAME):
                 drop_idle_settings(GenerationConfig.from_pretrained(source))
     except UserError as error:
         raise UserError(f"{key}: {error.faults[0]}") from error
@@ -90,24 +91,34 @@ def _weights_fault(folder: Path) -> str | None:
     return "holds no weights; give a trained model"
 
 
-def _kind_fault(config: PretrainedConfig) -> str | None:
-    """Why a model is no language model that reads tokens from left to right and nothing else."""
-    from transformers import AutoModelForCausalLM
+def reads_images(config: PretrainedConfig) -> bool:
+    """Whether a model takes pictures beside text."""
+    return "vision_config" in type(config).sub_configs
 
-    kind = config.model_type
+
+def model_class(config: PretrainedConfig) -> Any:
+    """The class of transformers that loads a model."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
+
+
+def _kind_fault(config: PretrainedConfig) -> str | None:
+    """Why a model is no language model that reads tokens, and perhaps pictures, and no more."""
+    kind, parts = config.model_type, set(type(config).sub_configs)
     if config.is_encoder_decoder:
         return f"is an encoder-decoder model ({kind}); give a decoder-only language model"
-    if {"vision_config", "text_config"} & set(type(config).sub_configs):
-        return f"is a vision-language model or another one of several parts ({kind}); give its text"
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        return f"is no causal language model of transformers ({kind}); give one"
-    if not getattr(config, "vocab_size", None):
+    if strange := parts - {"vision_config", "text_config"}:
+        return f"is a model of several parts ({kind}, with {min(strange)}); give its text"
+    if type(config) not in model_class(config)._model_mapping:
+        return f"is no causal or image-text model of transformers ({kind}); give one"
+    if not getattr(config.get_text_config(), "vocab_size", None):
         return "has no vocab_size in config.json; give a whole Hugging Face folder"
     return None
 
 
 @contextmanager
-def _reading(source: str, what: str) -> Iterator[None]:
+def reading(source: str, what: str) -> Iterator[None]:
     """Turn what transformers says of damaged or missing files into one line."""
     try:
         yield
@@ -127,7 +138,7 @@ def load_config(source: str) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    with _reading(source, "configuration"):
+    with reading(source, "configuration"):
         return AutoConfig.from_pretrained(source)
 
 
@@ -141,7 +152,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
     if Path(source).is_dir() and not (Path(source) / "tokenizer_config.json").is_file():
         raise UserError(f"{source}: holds no tokenizer_config.json; copy the tokenizer into it")
-    with _reading(source, "tokenizer"):
+    with reading(source, "tokenizer"):
         return AutoTokenizer.from_pretrained(source)
 
 
@@ -190,13 +201,12 @@ def load_branch(
     Raises:
         UserError: Its weights are not all there, or :func:`~wdl.branches.probe.probe` refuses it.
     """
-    from transformers import AutoModelForCausalLM
-
     model: PreTrainedModel
     found: dict[str, set]
+    config = load_config(source)
     if pretrained:
-        with _reading(source, "weights"):
-            model, found = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+        with reading(source, "weights"):
+            model, found = model_class(config).from_pretrained(
                 source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
             )
         lacking = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
@@ -206,7 +216,7 @@ def load_branch(
                 f"in config.json, for example {min(lacking)}; copy or export the model again"
             )
     else:
-        model = AutoModelForCausalLM.from_config(load_config(source), dtype=dtype)
+        model = model_class(config).from_config(config, dtype=dtype)
     if getattr(output_head(model), "bias", None) is not None:
         raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
     if device is not None:

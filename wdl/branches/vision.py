@@ -1,0 +1,198 @@
+"""Pictures, as a vision-language branch takes them: its processor, and the tokens that they become.
+
+In the texts of a conversation each picture stands as ``<image>``, in order. The chat template and
+the processor of the model make tokens of these marks, as many as the picture's size asks for.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from wdl.branches.loading import load_config, load_tokenizer, reading
+from wdl.errors import UserError
+from wdl.system.types import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE = "<image>"
+LOSSLESS = ("RGB", "L", "1", "P")
+"""Modes that become RGB without a choice; of others somebody has to make one."""
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """Pixels that a picture has at least and at most for the model, by resizing.
+
+    Args:
+        min_pixels: Smaller pictures are enlarged; by default what the model's processor says.
+        max_pixels: Larger pictures are reduced; by default what the model's processor says.
+    """
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.min_pixels or 1, self.max_pixels
+        if low < 1 or (high is not None and high < low):
+            raise UserError(
+                f"images: min_pixels {self.min_pixels} and max_pixels {self.max_pixels} leave no "
+                "size between them; let 0 < min_pixels <= max_pixels"
+            )
+
+
+class ImageError(ValueError):
+    """What is wrong with a picture and how to mend it, without its place."""
+
+
+def open_image(source: Path | bytes) -> "Image":
+    """A picture in RGB, upright, wholly decoded.
+
+    Raises:
+        ImageError: It is no picture, damaged, enormous, or loses something in RGB.
+    """
+    import warnings
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    name = "the picture" if isinstance(source, bytes) else f"{source}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source
+            )
+            if getattr(image, "n_frames", 1) > 1:
+                raise ImageError(f"{name} has several frames; give one picture")
+            image.load()
+    except FileNotFoundError:
+        raise ImageError(f"there is no picture {name}; check the path") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is no picture that can be read; give a PNG or JPEG") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ImageError(f"{name} has more than {limit} pixels; reduce it") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name} is damaged ({error}); copy it again") from None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            raise ImageError(f"{name} is transparent in places; put it on a background")
+    elif image.mode not in LOSSLESS:
+        raise ImageError(f"{name} is {image.mode}, not RGB; convert it")
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+class Vision:
+    """The processor of a vision-language model, for pictures alone.
+
+    Videos are left out, since their processors need torchvision. Pictures need it not, but come
+    out a little different with it where they are resized; so :meth:`key` says which is used.
+
+    Args:
+        source: Model folder or hub name.
+        limits: Other sizes than the processor's own.
+
+    Raises:
+        UserError: There is no processor, or it has no such limits.
+    """
+
+    def __init__(self, source: str, limits: ImageLimits | None = None) -> None:
+        from transformers import AutoImageProcessor
+        from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+        self.source = source
+        config = load_config(source)
+        if type(config) not in PROCESSOR_MAPPING:
+            raise UserError(f"{source}: transformers has no processor for it; choose another model")
+        kind = _of_images(PROCESSOR_MAPPING[type(config)])
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(source)
+        with reading(source, "image processor"):
+            self.images: Any = AutoImageProcessor.from_pretrained(source)
+            settings, _ = kind.get_processor_dict(source)
+        parts = {"image_processor": self.images, "tokenizer": self.tokenizer}
+        if strange := {*kind.get_attributes()} - {*parts, "video_processor"}:
+            raise UserError(f"{source}: its processor has a {min(strange)}; choose another model")
+        self._limit(limits or ImageLimits())
+        arguments = [parts.get(name) for name in kind.get_attributes()]
+        self.processor = kind.from_args_and_dict(arguments, settings)
+        self.image_token: int = self.processor.image_token_id
+
+    def _limit(self, limits: ImageLimits) -> None:
+        names = {"shortest_edge": limits.min_pixels, "longest_edge": limits.max_pixels}
+        asked = {name: pixels for name, pixels in names.items() if pixels is not None}
+        if not asked:
+            return
+        # only such sizes as Qwen-VL's are areas
+        if "max_pixels" not in self.images.valid_kwargs.__annotations__:
+            raise UserError(
+                f"{self.source}: its image processor knows no limits of pixels; leave min_pixels "
+                "and max_pixels out"
+            )
+        self.images.size = {**dict(self.images.size), **asked}
+
+    def tokens(self, prompt: str, images: Sequence["Image"]) -> list[int]:
+        """Token ids of a rendered prompt with its pictures.
+
+        Raises:
+            ImageError: The prompt has room for another number of pictures, or the processor
+                refuses one of them.
+        """
+        places = prompt.count(self.processor.image_token)
+        if places != len(images):
+            raise ImageError(
+                f"the prompt has room for {places} pictures and there are {len(images)}; write "
+                f"{IMAGE} once for each, and no {self.processor.image_token}"
+            )
+        try:
+            made = self.processor(text=[prompt], images=list(images), add_special_tokens=False)
+        except ValueError as error:  # of extreme proportions, for example
+            raise ImageError(f"the processor refuses a picture ({error}); change it") from None
+        return list(made["input_ids"][0])
+
+    def pixels(self, images: Sequence["Image"]) -> dict[str, Tensor]:
+        """What the model reads of some pictures, one after the other."""
+        return dict(self.images(images=list(images), return_tensors="pt"))
+
+    def inputs(self, input_ids: Tensor, images: Sequence["Image"]) -> dict[str, Tensor]:
+        """What a batch [B, T] brings beside its tokens: pixels, and which tokens are pictures.
+
+        Without ``mm_token_type_ids`` Qwen-VL gives pictures the positions of text, unsaid.
+        """
+        kinds = (input_ids == self.image_token).long()
+        return {**self.pixels(images), "mm_token_type_ids": kinds}
+
+    def key(self) -> dict[str, Any]:
+        """What tokens and pixels of a picture depend on."""
+        return {"processor": type(self.images).__name__, "settings": self.images.to_dict()}
+
+
+def _of_images(kind: Any) -> Any:
+    """A class of processors that does without one for videos."""
+
+    def check(self: Any, name: str, argument: Any) -> Any:
+        if name != "video_processor":
+            return kind.check_argument_for_proper_class(self, name, argument)
+        return None
+
+    return type(kind.__name__, (kind,), {"check_argument_for_proper_class": check})
+
+
+def with_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation with each ``<image>`` as a part of its own, as chat templates know it."""
+    turns = []
+    for message in messages:
+        first, *others = message["content"].split(IMAGE)
+        parts: list[dict[str, str]] = [{"type": "text", "text": first}] if first else []
+        for text in others:
+            parts.append({"type": "image"})
+            if text:
+                parts.append({"type": "text", "text": text})
+        turns.append({**message, "content": parts if others else message["content"]})
+    return turns
