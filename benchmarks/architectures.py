@@ -31,8 +31,9 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from wdl.branches.loading import check_source, load_branch
+from wdl.branches.loading import load_branch
 from wdl.branches.reading import hidden_states, output_head
+from wdl.branches.sources import check_source
 from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import Batch, Encoded, collate, collate_pack
 from wdl.errors import UserError

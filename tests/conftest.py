@@ -81,7 +81,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], answer: str, end_token: int
 ) -> Encoded:
     """Tokens of one sample."""
-    record: Record = {"messages": messages, "completion": answer, "thought": ""}
+    record: Record = {"messages": messages, "completion": answer, "thought": "", "images": []}
     return encode_batch(tokenizer, [compose(tokenizer, record, end_token)], end_token)[0]
 
 

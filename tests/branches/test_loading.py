@@ -11,21 +11,16 @@ from conftest import ARCHITECTURES
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
-    Gemma3Config,
     GenerationConfig,
     PretrainedConfig,
-    Qwen2VLConfig,
+    Qwen2_5OmniConfig,
     T5Config,
     ViTConfig,
 )
 
-from wdl.branches.loading import (
-    check_same_vocabulary,
-    check_source,
-    drop_idle_settings,
-    load_branch,
-)
+from wdl.branches.loading import check_same_vocabulary, load_branch
 from wdl.branches.reading import hidden_states, output_head
+from wdl.branches.sources import check_source, drop_idle_settings
 from wdl.errors import UserError
 
 
@@ -133,9 +128,8 @@ def test_folders_that_are_not_there(source: str) -> None:
     ("config", "message"),
     [
         (T5Config(), r"is an encoder-decoder model \(t5\)"),
-        (Qwen2VLConfig(), r"is a vision-language model .*\(qwen2_vl\)"),
-        (Gemma3Config(), r"is a vision-language model .*\(gemma3\)"),
-        (ViTConfig(), r"is no causal language model of transformers \(vit\)"),
+        (Qwen2_5OmniConfig(), r"is a model of several parts \(qwen2_5_omni, with "),
+        (ViTConfig(), r"is no causal or image-text model of transformers \(vit\)"),
     ],
 )
 def test_other_kinds_of_models(config: PretrainedConfig, message: str, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ THOUGHTS = CHATML.replace(
     "m.content",
     "('<think>\n'+m.reasoning_content+'\n</think>\n\n' if m.reasoning_content else '')+m.content",
 )
+THOUGHT = "One and one."
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_thought_that_the_prompt_opens_is_not_opened_again(
     answer: str, trained: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", CHATML + OPENED)
-    record: Record = {"messages": QUESTION, "completion": answer, "thought": ""}
+    record: Record = {"messages": QUESTION, "completion": answer, "thought": "", "images": []}
     prompt, text = compose(tokenizer, record, end_of_turn(tokenizer))
     assert (prompt[-25:], text) == ("<|im_start|>assistant\n<think>\n"[-25:], trained)
 
@@ -88,7 +89,12 @@ def test_a_thought_beside_the_answer_is_put_where_the_template_puts_it(
 ) -> None:
     template = THOUGHTS + (OPENED if opened else PROMPT)
     monkeypatch.setattr(tokenizer, "chat_template", template)
-    record: Record = {"messages": QUESTION, "completion": "2", "thought": "One and one."}
+    record: Record = {
+        "messages": QUESTION,
+        "completion": "2",
+        "thought": "One and one.",
+        "images": [],
+    }
     prompt, answer = compose(tokenizer, record, end_of_turn(tokenizer))
     assert prompt.endswith("<think>\n") == opened
     begin = "" if opened else "<think>\n"
@@ -100,7 +106,12 @@ def test_a_thought_that_the_template_drops_or_misplaces_is_refused(
     template: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", template + PROMPT)
-    record: Record = {"messages": QUESTION, "completion": "2", "thought": "One and one."}
+    record: Record = {
+        "messages": QUESTION,
+        "completion": "2",
+        "thought": "One and one.",
+        "images": [],
+    }
     with pytest.raises(RowError, match="does not render the thought"):
         compose(tokenizer, record, tokenizer.eos_token_id)
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from wdl.branches.loading import load_branch, model_digest
+from wdl.branches.loading import load_branch
+from wdl.branches.sources import model_digest
 from wdl.config.paths import DataSource, ModelSource
 from wdl.constants import IGNORE_INDEX
 from wdl.data.encoding import collate, completion_tokens

@@ -74,8 +74,8 @@ RANKING = {
 )  # fmt: skip
 def test_what_is_read(row: dict, messages: list[dict]) -> None:
     assert parse_preferences(row) == [
-        {"messages": messages, "completion": "2", "thought": "", "chosen": True},
-        {"messages": messages, "completion": "3", "thought": "", "chosen": False},
+        {"messages": messages, "completion": "2", "thought": "", "images": [], "chosen": True},
+        {"messages": messages, "completion": "3", "thought": "", "images": [], "chosen": False},
     ]
 
 

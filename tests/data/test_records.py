@@ -22,6 +22,7 @@ class Numbered(TypedDict):
     messages: list[dict[str, str]]
     completion: str
     thought: str
+    images: list[str]
 
 
 def read_records(parts: Sequence[Part], on_bad_row: OnBadRow = "error") -> list[Numbered]:
@@ -55,7 +56,7 @@ def test_schemas(row: dict, messages: list, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row))
     assert read_records([file]) == [
-        {"idx": 0, "messages": messages, "completion": "2", "thought": ""}
+        {"idx": 0, "messages": messages, "completion": "2", "thought": "", "images": []}
     ]
 
 
@@ -144,7 +145,7 @@ def test_messages_may_carry_information(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"messages": [question, answer]}))
     assert read_records([file]) == [
-        {"idx": 0, "messages": [QUESTION], "completion": "2", "thought": ""}
+        {"idx": 0, "messages": [QUESTION], "completion": "2", "thought": "", "images": []}
     ]
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from wdl.data import score_store as module
+from wdl.data.encoding import Batch, collate
 from wdl.data.score_store import Measure, ScoreStore, score_batches
 from wdl.data.score_table import ScoreTable
 from wdl.data.scoring import ENTROPY, REFERENCE
@@ -32,11 +33,15 @@ def load(folder: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
+def padded(rows: list[Any], idx: list[int], denominator: int) -> Batch:
+    return collate(rows, idx, 0, denominator)
+
+
 def score(
     store: ScoreStore, samples: Dataset, branch: Path, rank: int = 0, world: int = 1
 ) -> ScoreTable | None:
     alone = SingleDeviceStrategy("cpu")
-    return store.complete(lambda: load(branch), samples, 0, alone, rank, world)
+    return store.complete(lambda: load(branch), samples, padded, alone, rank, world)
 
 
 def finished(store: ScoreStore, samples: Dataset, branch: Path, world: int = 1) -> dict[int, float]:

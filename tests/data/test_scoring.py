@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from wdl.branches.loading import load_branch
 from wdl.config.paths import ModelSource
 from wdl.data import score_store
-from wdl.data.encoding import Encoded, collate
+from wdl.data.encoding import Batch, Encoded, collate
 from wdl.data.scoring import REFERENCE, branch_digest, model_scores, sample_logps
 from wdl.system.journal import Journal
 
@@ -44,6 +44,10 @@ def expected(branch: Path) -> list[float]:
     return sums
 
 
+def padded(rows: list[Any], idx: list[int], denominator: int) -> Batch:
+    return collate(rows, idx, 0, denominator)
+
+
 def scored(branch: Path, devices: int = 1) -> NDArray[np.float64]:
     """Log-probabilities that a fit gets, kept in ``cache``."""
     trainer = pl.Trainer(
@@ -52,7 +56,9 @@ def scored(branch: Path, devices: int = 1) -> NDArray[np.float64]:
     trainer.strategy.setup_environment()
     samples, source = Dataset.from_list(rows()), ModelSource(branch)
     digest = branch_digest(source, trainer)
-    return model_scores(REFERENCE, source, digest, samples, {"data": 1}, Path("cache"), 0, trainer)
+    return model_scores(
+        REFERENCE, source, digest, samples, {"data": 1}, Path("cache"), padded, trainer
+    )
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])

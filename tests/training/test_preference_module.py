@@ -17,8 +17,8 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from wdl.callbacks.dynamics import BranchLogger
 
-from wdl.branches.loading import model_digest
 from wdl.branches.lora import Lora
+from wdl.branches.sources import model_digest
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.encoding import end_of_turn
 from wdl.data.preference import PreferenceDataModule

@@ -43,13 +43,27 @@ class Segments(TypedDict):
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Let ``model`` read packs from now on (so also when activations are recomputed)."""
+    """Let ``model`` read packs from now on (so also when activations are recomputed).
+
+    A vision tower knows no packs, and stays as it is.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    if model.config._attn_implementation != NAME:
+    if attention_of(model) != NAME:
         AttentionInterface.register(NAME, packed_attention)
         AttentionMaskInterface.register(NAME, _no_mask)
-        model.set_attn_implementation(NAME)
+        set_attention(model, NAME)
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """What the language model attends by."""
+    return model.config.get_text_config()._attn_implementation
+
+
+def set_attention(model: PreTrainedModel, name: str) -> None:
+    """Let the language model attend by ``name``."""
+    alone = model.config.get_text_config() is model.config
+    model.set_attn_implementation(name if alone else {"text_config": name})
 
 
 def packed_attention(

@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from wdl.branches.packed_attention import Segments, untold_windows
+from wdl.branches.packed_attention import Segments, attention_of, set_attention, untold_windows
 from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.whole_weights import whole
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedModel
+
+if TYPE_CHECKING:
+    from wdl.branches.vision import Vision
 
 _SEEDS = (0, 1)
 """Of the samples. Rounding may send a token to other experts, so that one sample does not condemn a
@@ -34,33 +38,44 @@ _FACTOR = 100.0
 """Hidden states are enlarged before the head, or a cap far above the logits would not show."""
 
 
-def probe(model: PreTrainedModel, source: str, packed: bool) -> None:
+class _Sample(NamedTuple):
+    """Tokens [T] of a sample, of one that begins otherwise, and what reads their pictures."""
+
+    tokens: Tensor
+    other: Tensor
+    vision: "Vision | None"
+
+
+def probe(
+    model: PreTrainedModel, source: str, packed: bool, vision: "Vision | None" = None
+) -> None:
     """Refuse a model that training would read wrongly. Every process must call this.
 
     Args:
         model: As it was loaded. It is left as it was, and so are all random numbers.
         source: Where it came from.
         packed: Whether it is to read packs, instead of samples padded on the right.
+        vision: The processor of a vision-language model, whose samples then have pictures.
 
     Raises:
         UserError: Names the architecture, and what works instead.
     """
     with _undisturbed(model):
-        samples = [_samples(model, seed) for seed in _SEEDS]
+        samples = [_sample(model, seed, vision) for seed in _SEEDS]
         with _whole_parts(model, widened=True):
-            faults = (_fault(model, *pair, packed) for pair in samples)
+            faults = (_fault(model, sample, packed) for sample in samples)
             fault = next(faults) and next(faults)
         if fault is None:
             with _whole_parts(model.train(), widened=False):  # dropout, and kernels for the dtype
                 reading = _packed if packed else _padded
-                failure = _difference(lambda: reading(model, *samples[0]))
+                failure = _difference(lambda: reading(model, samples[0]))
             mode = "to pack, which data.max_tokens asks for," if packed else "to read"
             fault = failure and f"fails {mode} in training ({failure}); {_ANOTHER}"
     if fault is not None:
         raise UserError(f"{source}: {type(model).__name__} {fault}")
 
 
-def _fault(model: PreTrainedModel, sample: Tensor, other: Tensor, packed: bool) -> str | None:
+def _fault(model: PreTrainedModel, sample: _Sample, packed: bool) -> str | None:
     truth: list[Tensor] = []
     if failure := _difference(lambda: _read_by_head(model, sample, truth)):
         return f"fails in its forward pass ({failure}); {_ANOTHER}"
@@ -69,28 +84,58 @@ def _fault(model: PreTrainedModel, sample: Tensor, other: Tensor, packed: bool) 
             "caps, scales or shifts its logits after the product of hidden states and output head, "
             f"which is all that the losses know, or they are not finite; {_ANOTHER}"
         )
-    mask = torch.ones_like(sample[None])
-    if failure := _difference(lambda: [hidden_states(model, sample[None], mask)[0]], truth[0]):
+    row = sample.tokens[None]
+    if failure := _difference(lambda: [_states(model, sample, row, row > -1)[0]], truth[0]):
         return f"does not give the hidden states that its output head reads ({failure}); {_ANOTHER}"
-    by_packing = packed and _difference(lambda: _packed(model, sample, other), truth[0])
+    by_packing = packed and _difference(lambda: _packed(model, sample), truth[0])
     if packed and not by_packing:
         return None
-    by_padding = _difference(lambda: _padded(model, sample, other), truth[0])
+    by_padding = _difference(lambda: _padded(model, sample), truth[0])
     if not by_packing:
         return by_padding and f"cannot read padded samples ({by_padding}); {_ANOTHER}"
     remedy = _ANOTHER if by_padding else "leave data.max_tokens out, as it reads padded samples"
     return f"cannot read packs ({by_packing}); {remedy}"
 
 
-def _samples(model: PreTrainedModel, seed: int) -> tuple[Tensor, Tensor]:
-    """Random tokens."""
+def _sample(model: PreTrainedModel, seed: int, vision: "Vision | None") -> _Sample:
+    """Random tokens, with a picture in the middle or at the beginning if the model sees."""
     generator = torch.Generator("cpu").manual_seed(seed)
     size = model.config.get_text_config().vocab_size
-    tokens = torch.randint(size, (_SAMPLE + _BEGINNING,), generator=generator, device="cpu")
-    return tokens.to(model.device).split((_SAMPLE, _BEGINNING))
+    drawn = torch.randint(size, (_SAMPLE + _BEGINNING,), generator=generator, device="cpu")
+    tokens, other = drawn.split((_SAMPLE, _BEGINNING))
+    if vision is not None:
+        drawn[drawn == vision.image_token] = 0
+        picture = torch.tensor(vision.blank()[0])
+        tokens = torch.cat([tokens[:_BEGINNING], picture, tokens[_BEGINNING:]])
+        other = torch.cat([picture, other])
+    return _Sample(tokens.to(model.device), other.to(model.device), vision)
 
 
-def _read_by_head(model: PreTrainedModel, sample: Tensor, truth: list[Tensor]) -> list[Tensor]:
+def _states(
+    model: PreTrainedModel,
+    sample: _Sample,
+    rows: Tensor,
+    mask: Tensor | None,
+    segments: Segments | None = None,
+) -> Tensor:
+    """Hidden states of rows [B, T] that are made of parts of the sample."""
+    mask = None if mask is None else mask.long()
+    return hidden_states(model, rows, mask, segments, _pictures(sample, rows))
+
+
+def _pictures(sample: _Sample, rows: Tensor) -> dict[str, Tensor] | None:
+    """What the model reads of the pictures in some rows."""
+    if sample.vision is None:
+        return None
+    tokens, image = sample.vision.blank()
+    count = int((rows == sample.vision.image_token).sum()) // tokens.count(
+        sample.vision.image_token
+    )
+    inputs = sample.vision.inputs(rows, [image] * count)
+    return {name: value.to(rows.device) for name, value in inputs.items()}
+
+
+def _read_by_head(model: PreTrainedModel, sample: _Sample, truth: list[Tensor]) -> list[Tensor]:
     """Put what the head reads [T, H] in the model's own forward pass into ``truth``.
 
     Nothing is put there if it is not all that the logits are made of.
@@ -103,7 +148,8 @@ def _read_by_head(model: PreTrainedModel, sample: Tensor, truth: list[Tensor]) -
 
     handle = head.register_forward_pre_hook(enlarge)
     try:
-        logits = model(input_ids=sample[None]).logits[0]
+        row = sample.tokens[None]
+        logits = model(input_ids=row, **(_pictures(sample, row) or {})).logits[0]
     finally:
         handle.remove()
     if read and _alike(logits, _FACTOR * read[0] @ head.weight.T):
@@ -111,20 +157,20 @@ def _read_by_head(model: PreTrainedModel, sample: Tensor, truth: list[Tensor]) -
     return read
 
 
-def _padded(model: PreTrainedModel, sample: Tensor, other: Tensor) -> list[Tensor]:
+def _padded(model: PreTrainedModel, sample: _Sample) -> list[Tensor]:
     """The sample beside a beginning of it, which must not see what follows."""
-    rows, mask = sample.repeat(2, 1), torch.ones_like(sample).repeat(2, 1)
+    rows, mask = sample.tokens.repeat(2, 1), torch.ones_like(sample.tokens).repeat(2, 1)
     rows[1, _BEGINNING:], mask[1, _BEGINNING:] = 0, 0
-    states = hidden_states(model, rows, mask)
+    states = _states(model, sample, rows, mask)
     return [states[0], states[1, :_BEGINNING]]
 
 
-def _packed(model: PreTrainedModel, sample: Tensor, other: Tensor) -> list[Tensor]:
+def _packed(model: PreTrainedModel, sample: _Sample) -> list[Tensor]:
     """A beginning of the sample, another sample, and the sample, in one pack."""
-    parts = [sample[:_BEGINNING], other, sample]
+    parts, device = [sample.tokens[:_BEGINNING], sample.other, sample.tokens], model.device
     lengths = [len(part) for part in parts]
-    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=sample.device)
-    positions = [torch.arange(length, device=sample.device) for length in lengths]
+    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    positions = [torch.arange(length, device=device) for length in lengths]
     segments: Segments = {
         "position_ids": torch.cat(positions)[None],
         "cu_seq_lens_q": borders,
@@ -132,13 +178,13 @@ def _packed(model: PreTrainedModel, sample: Tensor, other: Tensor) -> list[Tenso
         "max_length_q": max(lengths),
         "max_length_k": max(lengths),
     }
-    attention = model.config._attn_implementation
+    attention = attention_of(model)
     untold_windows.clear()
     try:
-        states = hidden_states(model, torch.cat(parts)[None], None, segments)[0]
+        states = _states(model, sample, torch.cat(parts)[None], None, segments)[0]
     finally:
-        if model.config._attn_implementation != attention:
-            model.set_attn_implementation(attention)
+        if attention_of(model) != attention:
+            set_attention(model, attention)
     if untold_windows:  # longer than these samples
         raise RuntimeError("attention is not told of the window that its mask is made for")
     first, _, last = states.split(lengths)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from wdl.branches.packed_attention import Segments, use_packed_attention
 from wdl.system.types import PreTrainedModel
@@ -18,6 +19,7 @@ def hidden_states(
     input_ids: Tensor,
     attention_mask: Tensor | None,
     segments: Segments | None = None,
+    images: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Last hidden states [B, T, H], after the final norm: what the output head reads.
 
@@ -26,12 +28,34 @@ def hidden_states(
         input_ids: [B, T].
         attention_mask: [B, T], None for a pack.
         segments: The borders of the samples in a pack, from which on the model reads only packs.
+        images: What a vision-language branch reads beside the tokens, see
+            :meth:`wdl.branches.vision.Vision.inputs`.
     """
-    borders: dict[str, Any] = {}
+    others: dict[str, Any] = dict(images or {})
     if segments is not None:
         use_packed_attention(model)
-        borders.update(segments)
+        others.update(segments)
+        if images is not None and hasattr(model.base_model, "get_rope_index"):
+            others["position_ids"] = _positions(model, input_ids, segments, images)
     output = model.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **borders
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **others
     )
     return output.last_hidden_state
+
+
+def _positions(
+    model: PreTrainedModel, input_ids: Tensor, segments: Segments, images: dict[str, Tensor]
+) -> Tensor:
+    """Positions [3, 1, T] of a pack with pictures, whose tokens lie in time, height and width.
+
+    The model counts them from the beginning of a row, so each sample gets one for the while.
+    """
+    lengths = segments["cu_seq_lens_q"].diff().tolist()
+    tokens, kinds, mask = (
+        pad_sequence(row[0].split(lengths), batch_first=True)
+        for row in (input_ids, images["mm_token_type_ids"], input_ids.new_ones(input_ids.shape))
+    )
+    positions, _ = model.base_model.get_rope_index(  # type: ignore[operator]
+        tokens, kinds, image_grid_thw=images["image_grid_thw"], attention_mask=mask
+    )
+    return positions[:, mask.bool()][:, None]

@@ -8,13 +8,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedTokenizerBase
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+"""Role and content: a text, or a list of texts and pictures."""
 
 _TAG = r"(<(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[THINK\])"
 OPEN_THOUGHT = re.compile(_TAG + r"(\s*)$")
@@ -73,12 +75,19 @@ def render(
             f"{place} refuses a conversation of {roles} ({error}); leave out what it refuses, or "
             "mend it"
         ) from None
-    for role, said in ((message["role"], message["content"].strip()) for message in messages):
+    for role, said in ((message["role"], said) for message in messages for said in _said(message)):
         if role == "assistant" or said in text:
             continue
         if json.dumps(said, ensure_ascii=False)[1:-1] not in text:
             raise UserError(f"{place} leaves out what {role} says; leave that out, or mend it")
     return text
+
+
+def _said(message: Message) -> list[str]:
+    """The texts of a message."""
+    parts = message["content"]
+    texts = [parts] if isinstance(parts, str) else [part.get("text", "") for part in parts]
+    return [text.strip() for text in texts]
 
 
 def probe(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = None) -> Template:

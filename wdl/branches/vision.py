@@ -5,6 +5,7 @@ the processor of the model make tokens of these marks, as many as the picture's 
 """
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from wdl.branches.loading import load_config, load_tokenizer, reading
+from wdl.branches.sources import load_config, load_tokenizer, reading
+from wdl.branches.template import render
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedTokenizerBase
 
@@ -49,43 +51,52 @@ class ImageError(ValueError):
     """What is wrong with a picture and how to mend it, without its place."""
 
 
-def open_image(source: Path | bytes) -> "Image":
+def image_bytes(file: str | Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        ImageError: It is not there, or cannot be read.
+    """
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{file} cannot be read ({error.strerror}); check the path") from None
+
+
+def open_image(file: str | Path, data: bytes | None = None) -> "Image":
     """A picture in RGB, upright, wholly decoded.
+
+    Args:
+        file: Where it is.
+        data: What the file holds, if that is known already.
 
     Raises:
         ImageError: It is no picture, damaged, enormous, or loses something in RGB.
     """
-    import warnings
-
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    name = "the picture" if isinstance(source, bytes) else f"{source}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source
-            )
+            image: Image.Image = Image.open(io.BytesIO(data or image_bytes(file)))
             if getattr(image, "n_frames", 1) > 1:
-                raise ImageError(f"{name} has several frames; give one picture")
+                raise ImageError(f"{file} has several frames; give one picture")
             image.load()
-    except FileNotFoundError:
-        raise ImageError(f"there is no picture {name}; check the path") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is no picture that can be read; give a PNG or JPEG") from None
+        raise ImageError(f"{file} is no picture that can be read; give a PNG or JPEG") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
-        raise ImageError(f"{name} has more than {limit} pixels; reduce it") from None
+        raise ImageError(f"{file} has more than {limit} pixels; reduce it") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, ImageError):
             raise
-        raise ImageError(f"{name} is damaged ({error}); copy it again") from None
+        raise ImageError(f"{file} is damaged ({error}); copy it again") from None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
-            raise ImageError(f"{name} is transparent in places; put it on a background")
+            raise ImageError(f"{file} is transparent in places; put it on a background")
     elif image.mode not in LOSSLESS:
-        raise ImageError(f"{name} is {image.mode}, not RGB; convert it")
+        raise ImageError(f"{file} is {image.mode}, not RGB; convert it")
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
@@ -119,7 +130,8 @@ class Vision:
         parts = {"image_processor": self.images, "tokenizer": self.tokenizer}
         if strange := {*kind.get_attributes()} - {*parts, "video_processor"}:
             raise UserError(f"{source}: its processor has a {min(strange)}; choose another model")
-        self._limit(limits or ImageLimits())
+        self.limits = limits or ImageLimits()
+        self._limit(self.limits)
         arguments = [parts.get(name) for name in kind.get_attributes()]
         self.processor = kind.from_args_and_dict(arguments, settings)
         self.image_token: int = self.processor.image_token_id
@@ -165,8 +177,21 @@ class Vision:
 
         Without ``mm_token_type_ids`` Qwen-VL gives pictures the positions of text, unsaid.
         """
-        kinds = (input_ids == self.image_token).long()
-        return {**self.pixels(images), "mm_token_type_ids": kinds}
+        kinds = {"mm_token_type_ids": (input_ids == self.image_token).long()}
+        known = "mm_token_type_ids" in self.processor.model_input_names
+        return {**self.pixels(images), **(kinds if known else {})}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For other processes, which make it anew: its class is made at run time."""
+        return Vision, (self.source, self.limits)
+
+    def blank(self) -> tuple[list[int], "Image"]:
+        """A prompt with a picture that says nothing, and that picture."""
+        from PIL import Image
+
+        image = Image.new("RGB", (64, 64))
+        question = [{"role": "user", "content": [{"type": "image"}]}]
+        return self.tokens(render(self.tokenizer, question), [image]), image
 
     def key(self) -> dict[str, Any]:
         """What tokens and pixels of a picture depend on."""

@@ -4,26 +4,31 @@ Nothing here holds more than a batch of rows in memory. Each cached file is name
 that it depends on, and is either complete or not there.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from wdl.branches.loading import load_config, load_tokenizer
+from wdl.branches.sources import load_config, load_tokenizer, reads_images
 from wdl.branches.template import PROBE, QUESTION, probe, render
-from wdl.data.encoding import encode_records, with_system_prompt
+from wdl.branches.vision import ImageError, ImageLimits, Vision, image_bytes, open_image
+from wdl.data.encoding import Batch, collate, collate_pack, encode_records, with_system_prompt
 from wdl.data.records import OnBadRow, RecordReader, TooLong
 from wdl.data.rows import HubData, Part, data_parts, warn_of_rows
 from wdl.data.schemas import Record
+from wdl.errors import UserError
 from wdl.system.digests import files_digest, value_digest
 from wdl.system.files import new_folder, write_json
 from wdl.system.types import Dataset, PreTrainedTokenizerBase
@@ -41,6 +46,7 @@ RECORDS = pa.schema(
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
         ("completion", pa.string()),
         ("thought", pa.string()),
+        ("images", pa.list_(pa.string())),
     ]
 )
 
@@ -58,6 +64,7 @@ class Corpus:
         max_length: Longest sample in tokens.
         too_long: Whether longer samples are dropped or cut at the end.
         on_bad_row: Whether a faulty row is an error or skipped.
+        images: Sizes of pictures.
     """
 
     unit = "rows"  # what is encoded one by one
@@ -72,8 +79,10 @@ class Corpus:
         max_length: int = 4096,
         too_long: TooLong = "drop",
         on_bad_row: OnBadRow = "error",
+        images: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
     ) -> None:
         self.path = path
+        self.images = images
         self.cache = cache
         self.system_prompt = system_prompt
         self.max_length = max_length
@@ -85,6 +94,21 @@ class Corpus:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """What encodes the data."""
         return load_tokenizer(self._tokenizer_source)
+
+    @cached_property
+    def vision(self) -> Vision | None:
+        """What makes tokens and pixels of pictures, if the model takes any.
+
+        Raises:
+            UserError: It takes none, so they can have no limits.
+        """
+        if reads_images(load_config(self._tokenizer_source)):
+            return Vision(self._tokenizer_source, self.images)
+        if self.images != ImageLimits():
+            raise UserError(
+                f"data.images: {self._tokenizer_source} takes no pictures; leave it out"
+            )
+        return None
 
     @cached_property
     def vocabulary(self) -> int:
@@ -99,10 +123,46 @@ class Corpus:
             render(self.tokenizer, with_system_prompt([QUESTION], self.system_prompt))
         return template.end_token
 
-    @property
-    def pad_token(self) -> int:
-        """What fills up padded batches; masked, and a tokenizer's own may have no row."""
-        return 0
+    def collate(
+        self, samples: Sequence[Any], idx: Sequence[int], denominator: int, packed: bool = False
+    ) -> Batch:
+        """``samples``, padded or packed, in a batch that goes by the names ``idx``.
+
+        Padding is masked, and a token of its own may have no row. For a vision-language model there
+        is a picture in each batch, if need be in a further sample that counts for nothing: a tower
+        that some processes run and others do not is a deadlock where it is sharded.
+        """
+        form = collate_pack if packed else collate
+        if self.vision is None:
+            return form(samples, idx, 0, denominator)
+        if not any(sample["images"] for sample in samples):
+            samples = [*samples, self._blank]
+        batch = form(samples, idx, 0, denominator)
+        images = [image for sample in samples for image in self._pictures(sample)]
+        batch["images"] = self.vision.inputs(batch["input_ids"], images)
+        return batch
+
+    @cached_property
+    def _blank(self) -> dict[str, Any]:
+        """A sample with a picture and no completion."""
+        assert self.vision is not None
+        tokens, image = self.vision.blank()
+        return {"input_ids": tokens, "prompt_length": len(tokens), "images": [image]}
+
+    @staticmethod
+    def _pictures(sample: dict[str, Any]) -> Iterator[Any]:
+        """The opened pictures of a sample; the only one without a file is blank."""
+        for file, sha256 in zip_longest(sample["images"], sample.get("image_sha256", ())):
+            if sha256 is None:
+                yield file
+                continue
+            try:
+                data = image_bytes(file)
+                if hashlib.sha256(data).hexdigest() != sha256:
+                    raise ImageError(f"{file} has changed since it was encoded; start again")
+                yield open_image(file, data)
+            except ImageError as error:
+                raise UserError(f"{error}") from None
 
     def read(self) -> RecordReader:
         """The rows, from the beginning."""
@@ -152,6 +212,7 @@ class Corpus:
             system_prompt=self.system_prompt,
             vocabulary=self.vocabulary,
             on_bad_row=self.on_bad_row,
+            vision=self.vision,
         )
         file = self.cache / f"encoded-{name}.arrow"
         with FileLock(f"{file}.lock"):
@@ -172,12 +233,14 @@ class Corpus:
         """The type of each column of the samples."""
         from datasets import List, Value
 
+        names = () if self.vision is None else ("images", "image_sha256")
         return {
             "idx": Value("int64"),
             "input_ids": List(Value("int32")),
             "prompt_length": Value("int32"),
             "length": Value("int32"),
             "prompt_hash": Value("float64"),
+            **{name: List(Value("string")) for name in names},
         }
 
     @staticmethod
@@ -190,7 +253,8 @@ class Corpus:
         tokenizer: Any = self.tokenizer
         fast = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         return {
-            "data": self.data_digest,
+            "data": self.digest,
+            **({} if self.vision is None else {"vision": self.vision.key()}),
             "on_bad_row": self.on_bad_row,
             "tokenizer": value_digest(fast or [tokenizer.get_vocab(), tokenizer(PROBE).input_ids]),
             "template": str(self.tokenizer.chat_template),
@@ -212,6 +276,15 @@ class Corpus:
         """SHA-256 of the files."""
         files = files_digest(part for part in self._parts if isinstance(part, Path))
         return value_digest([files, *(p.digest() for p in self._parts if isinstance(p, HubData))])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the files, and of the pictures that they name."""
+        files = pc.unique(pc.list_flatten(self.records.data["images"])).to_pylist()
+        if not files:
+            return self.data_digest
+        bar = tqdm(files, f"{self.path}: pictures", unit=" pictures", delay=5)
+        return value_digest([self.data_digest, files_digest(map(Path, bar))])
 
     @cached_property
     def _parts(self) -> list[Part]:

@@ -7,6 +7,7 @@ verbatim; then exactly one end-of-turn token. Completion tokens are the answer a
 import hashlib
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from wdl.branches.packed_attention import Segments
 from wdl.branches.template import OPEN_THOUGHT, Message, probe, render
+from wdl.branches.vision import IMAGE, ImageError, Vision, image_bytes, open_image, with_parts
 from wdl.constants import IGNORE_INDEX, PAPER_SYSTEM_PROMPT
 from wdl.data.records import OnBadRow
 from wdl.data.rows import Faults, RowError, warn_of_rows
@@ -21,15 +23,20 @@ from wdl.data.schemas import Record
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedTokenizerBase
 
-RECORD = ("place", "messages", "completion", "thought")
+RECORD = ("place", "messages", "completion", "thought", "images")
 """Columns that a sample is made from; all others of a record stay."""
 
 
 class Encoded(TypedDict):
-    """Tokens of one sample; the completion is everything from ``prompt_length`` on."""
+    """Tokens of one sample; the completion is everything from ``prompt_length`` on.
+
+    ``images`` are the files of its pictures, in order, and ``image_sha256`` what they hold.
+    """
 
     input_ids: list[int]
     prompt_length: int
+    images: NotRequired[list[str]]
+    image_sha256: NotRequired[list[str]]
 
 
 class Batch(TypedDict):
@@ -39,6 +46,8 @@ class Batch(TypedDict):
         input_ids: [B, T] int64, padded on the right.
         attention_mask: [B, T] int64, 0 on padding; None for a pack.
         segments: Where the samples of a pack stand.
+        images: What a vision-language branch reads beside the tokens, see
+            :meth:`wdl.branches.vision.Vision.inputs`.
         labels: [B, T] int64, ``labels[b, t]`` is the token that position t predicts, or
             ``IGNORE_INDEX`` where that token is no completion token. Nothing shifts them again.
         sample_ids: [B] int64, the ``idx`` of each sample.
@@ -49,6 +58,7 @@ class Batch(TypedDict):
     input_ids: Tensor
     attention_mask: Tensor | None
     segments: NotRequired[Segments]
+    images: NotRequired[dict[str, Tensor]]
     labels: Tensor
     sample_ids: Tensor
     denominator: int
@@ -88,6 +98,8 @@ def compose(
         RowError: The template does not render the thought, or the answer lacks one.
     """
     messages = with_system_prompt(record["messages"], system_prompt)
+    if record["images"]:
+        messages = list(with_parts(messages))
     prompt, answer = render(tokenizer, messages), record["completion"]
     if thought := record["thought"]:
         turn = {"role": "assistant", "content": answer, "reasoning_content": thought}
@@ -126,6 +138,7 @@ def encode_records(
     system_prompt: str | None,
     vocabulary: int,
     on_bad_row: OnBadRow,
+    vision: Vision | None = None,
 ) -> dict[str, list[Any]]:
     """The samples of some records, with the columns that these have beside their texts.
 
@@ -142,12 +155,18 @@ def encode_records(
     encoded = encode_batch(tokenizer, list(texts.values()), end_token)
     kept: dict[int, Encoded] = {}
     for number, sample in zip(texts, encoded, strict=True):
-        if (largest := max(sample["input_ids"])) < vocabulary:
+        try:
+            images = records["images"][number]
+            if vision is not None:
+                sample = _with_images(sample, texts[number][0], images, vision)
+            elif images:
+                raise RowError("the model takes no pictures; choose a vision-language model")
+            if (largest := max(sample["input_ids"])) >= vocabulary:
+                token = tokenizer.convert_ids_to_tokens(largest)
+                raise RowError(f"the model has no row for {token!r}; drop it")
             kept[number] = sample
-        else:
-            token = tokenizer.convert_ids_to_tokens(largest)
-            place = records["place"][number]
-            faults.append(f"{place}: the model has no row for {token!r}; drop it")
+        except (RowError, ImageError) as fault:
+            faults.append(f"{records['place'][number]}: {fault}")
     if faults and on_bad_row == "error":
         raise faults.error()
     warn_of_rows(faults, faults.total)
@@ -155,18 +174,43 @@ def encode_records(
     prompts = [sample["input_ids"][: sample["prompt_length"]] for sample in samples]
     if system_prompt is not None:  # on which it must not depend what is held out
         prompts = [encode_prompt(tokenizer, records["messages"][number]) for number in kept]
+    # nor on the order of pictures, or what is judged in both orders would stand on both sides
+    seen = [sorted(sample.get("image_sha256", [])) for sample in samples]
+    added = ("images", "image_sha256") if vision is not None else ()
     return {
         **{name: [records[name][n] for n in kept] for name in records if name not in RECORD},
         "input_ids": [sample["input_ids"] for sample in samples],
         "prompt_length": [sample["prompt_length"] for sample in samples],
         "length": [len(sample["input_ids"]) for sample in samples],
-        "prompt_hash": [_hash(prompt) for prompt in prompts],
+        "prompt_hash": [_hash([*p, *images]) for p, images in zip(prompts, seen, strict=True)],
+        **{name: [cast(dict, sample)[name] for sample in samples] for name in added},
     }
 
 
-def _hash(tokens: list[int]) -> float:
-    """A number in [0, 1) that depends on ``tokens`` alone."""
-    return int(hashlib.sha256(str(tokens).encode()).hexdigest()[:12], 16) / 16**12
+def _with_images(sample: Encoded, prompt: str, images: Sequence[str], vision: Vision) -> Encoded:
+    """The sample with as many tokens for each picture as the model makes of it."""
+    tokens, start = sample["input_ids"], sample["prompt_length"]
+    if vision.image_token in (tokens[start:] if images else tokens):
+        token = vision.tokenizer.convert_ids_to_tokens(vision.image_token)
+        raise RowError(f"a text says {token}, which stands for a picture; drop it")
+    if not images and IMAGE in prompt:
+        raise RowError(f"a text says {IMAGE} and the row has no images; give them, or drop it")
+    data = [image_bytes(file) for file in images]
+    if images:
+        pictures = [open_image(Path(file), part) for file, part in zip(images, data, strict=True)]
+        asked = vision.tokens(prompt, pictures)
+        tokens, start = [*asked, *tokens[start:]], len(asked)
+    return {
+        "input_ids": tokens,
+        "prompt_length": start,
+        "images": list(images),
+        "image_sha256": [hashlib.sha256(part).hexdigest() for part in data],
+    }
+
+
+def _hash(asked: list[int | str]) -> float:
+    """A number in [0, 1) that depends on ``asked`` alone."""
+    return int(hashlib.sha256(str(asked).encode()).hexdigest()[:12], 16) / 16**12
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

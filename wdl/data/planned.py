@@ -19,10 +19,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from wdl.branches.loading import check_source
+from wdl.branches.sources import check_source
+from wdl.branches.vision import ImageLimits
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.corpus import Corpus, column
-from wdl.data.encoding import Batch, collate, collate_pack
+from wdl.data.encoding import Batch
 from wdl.data.loading import RankShare, batch_loader
 from wdl.data.packing import pack
 from wdl.data.plan import MicroBatch, Plan, accumulation
@@ -35,7 +36,7 @@ from wdl.system.types import Dataset, PreTrainedTokenizerBase
 class PlannedDataModule(pl.LightningDataModule, ABC):
     """Base of the data modules.
 
-    Eleven arguments: each is a key of a run's configuration.
+    Twelve arguments: each is a key of a run's configuration.
 
     Args:
         path: Instruction data: a .json, .jsonl, .jsonl.zst or .parquet file, a folder of them, or
@@ -56,6 +57,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         val_fraction: Share of the samples that is kept for validation. A sample's prompt decides,
             so the same prompt never stands on both sides.
         cache: Folder for encoded data and scores; runs with the same inputs share them.
+        images: Sizes that a vision-language model reads pictures in.
     """
 
     summary: Summary
@@ -75,6 +77,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         max_tokens: int | None = None,
         val_fraction: float = 0.02,
         cache: str = "runs/cache",
+        images: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if not 0 <= val_fraction < 1:
@@ -101,7 +104,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         self.val_fraction = val_fraction
         self.cache = Path(cache)
         self.corpus = Corpus(
-            path, strong, self.cache, system_prompt, max_length, too_long, on_bad_row
+            path, strong, self.cache, system_prompt, max_length, too_long, on_bad_row, images
         )
         self.plan: Plan | None = None
 
@@ -127,8 +130,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
 
     def put_together(self, samples: list[Any], idx: list[int], denominator: int) -> Batch:
         """``samples``, padded or packed, in a batch that goes by the names ``idx``."""
-        form = collate_pack if self.packed else collate
-        return form(samples, idx, self.corpus.pad_token, denominator)
+        return self.corpus.collate(samples, idx, denominator, self.packed)
 
     def summarise(self, probabilities: NDArray[np.float64], plan: Plan) -> Summary:
         """What an epoch holds."""
@@ -232,7 +234,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         """What a fit trains on, for checkpoints and the model card."""
         return {
             "path": str(self.path),
-            "sha256": self.corpus.data_digest,
+            "sha256": self.corpus.digest,
             **self.settings(),
             **asdict(self.summary),
         }
@@ -240,7 +242,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
     def agreement(self) -> dict[str, Any]:
         """What a run that goes on must agree in, see :class:`wdl.training.resume.Agreement`."""
         plan = None if self.plan is None else self.plan.digest
-        return {"data": self.corpus.data_digest, "plan": plan, "path": str(self.path)}
+        return {"data": self.corpus.digest, "plan": plan, "path": str(self.path)}
 
     def log_once(self, values: dict[str, float]) -> None:
         """Log what is known of the selection before training starts, as ``selection/NAME``."""

@@ -14,7 +14,8 @@ from typing import Any, NotRequired
 import numpy as np
 from numpy.typing import NDArray
 
-from wdl.branches.loading import check_same_vocabulary, check_source
+from wdl.branches.loading import check_same_vocabulary
+from wdl.branches.sources import check_source
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.corpus import column, rows_at
 from wdl.data.encoding import Batch
@@ -119,6 +120,7 @@ class PreferenceDataModule(PlannedDataModule):
             self.corpus.on_bad_row,
             max_pairs,
             self.max_tokens,
+            self.corpus.images,
         )
 
     def check_inputs(self, pretrained: bool = True) -> None:
@@ -150,7 +152,7 @@ class PreferenceDataModule(PlannedDataModule):
                 self.corpus.sequences,
                 self.corpus.key(),
                 self.cache,
-                self.corpus.pad_token,
+                self.corpus.collate,
                 self.trainer,
                 training_dtype(self.trainer),
             )
@@ -239,4 +241,6 @@ class PreferenceDataModule(PlannedDataModule):
         for record in self.corpus.records.select(numbers):
             thought = {"reasoning_content": record["thought"]} if record["thought"] else {}
             answer = {"role": "assistant", "content": record["completion"], **thought}
-            yield json.dumps({"messages": [*record["messages"], answer]}, ensure_ascii=False)
+            images = {"images": record["images"]} if record["images"] else {}
+            row = {"messages": [*record["messages"], answer], **images}
+            yield json.dumps(row, ensure_ascii=False)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
+from wdl.branches.vision import ImageLimits
 from wdl.data.corpus import RECORDS, Corpus
 from wdl.data.encoding import encode_records
 from wdl.data.pairs import Pairs, among_first, by_chance, every_pair, within
@@ -43,6 +44,7 @@ class PreferenceCorpus(Corpus):
             answers alone.
         max_tokens: Most tokens of a question, or None for any number. Its pairs are taken one
             after the other, in the same order, if there is room.
+        images: Sizes of pictures.
     """
 
     unit = "answers"
@@ -58,8 +60,11 @@ class PreferenceCorpus(Corpus):
         on_bad_row: OnBadRow = "error",
         max_pairs: int | None = None,
         max_tokens: int | None = None,
+        images: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
     ) -> None:
-        super().__init__(path, tokenizer, cache, system_prompt, max_length, "drop", on_bad_row)
+        super().__init__(
+            path, tokenizer, cache, system_prompt, max_length, "drop", on_bad_row, images
+        )
         self.max_pairs = max_pairs
         self.max_tokens = max_tokens
 
@@ -106,9 +111,12 @@ class PreferenceCorpus(Corpus):
     def encode(records: dict[str, list[Any]], **settings: Any) -> dict[str, list[Any]]:
         """The answers, each with a digest of all its tokens and one of its prompt's."""
         encoded = encode_records(records, **settings)
-        samples = list(zip(encoded["prompt_length"], encoded["input_ids"], strict=True))
-        encoded["question"] = [_digest(tokens[:start]) for start, tokens in samples]
-        encoded["sequence"] = [_digest([start, *tokens]) for start, tokens in samples]
+        seen = encoded.get("image_sha256", [[]] * len(encoded["idx"]))
+        samples = list(zip(encoded["prompt_length"], encoded["input_ids"], seen, strict=True))
+        encoded["question"] = [_digest(tokens[:start], images) for start, tokens, images in samples]
+        encoded["sequence"] = [
+            _digest([start, *tokens], images) for start, tokens, images in samples
+        ]
         return encoded
 
     def encoding_key(self) -> dict[str, Any]:
@@ -130,7 +138,8 @@ class PreferenceCorpus(Corpus):
         used = used[np.argsort(questions[used], kind="stable")]
         place = np.full(len(answers), -1)
         place[used] = np.arange(len(used))
-        kept = answers.select_columns(["input_ids", "prompt_length", "length", "record"])
+        wanted = {"input_ids", "prompt_length", "length", "record", "images", "image_sha256"}
+        kept = answers.select_columns([n for n in answers.column_names if n in wanted])
         sequences = kept.add_column("idx", place).select(used)
         return sequences, self._questions(answers, questions, used, place[pairs])
 
@@ -208,9 +217,10 @@ def _numbers(answers: Dataset, name: str) -> NDArray[Any]:
     return answers.with_format("arrow", columns=[name])[:][name].to_numpy()
 
 
-def _digest(tokens: Sequence[int]) -> int:
-    """64 bits that depend on ``tokens`` alone."""
-    digest = hashlib.blake2b(array("i", tokens).tobytes(), digest_size=8).digest()
+def _digest(tokens: Sequence[int], images: Sequence[str]) -> int:
+    """64 bits that depend on tokens and pictures alone."""
+    said = array("i", tokens).tobytes() + "".join(images).encode()
+    digest = hashlib.blake2b(said, digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 

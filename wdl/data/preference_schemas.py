@@ -78,7 +78,13 @@ def parse_preferences(row: Any) -> list[Answer]:
     read |= {"idx", *SIDES, *SYSTEMS, *WEIGHTS[:2]}
     refuse_unread(row, read, [text.strip() for text in texts], MEANT)
     return [
-        {"messages": turns, "completion": text, "thought": thought, "chosen": is_chosen}
+        {
+            "messages": turns,
+            "completion": text,
+            "thought": thought,
+            "images": [],
+            "chosen": is_chosen,
+        }
         for is_chosen, answers in ((True, chosen), (False, rejected))
         for text, thought in answers
     ]

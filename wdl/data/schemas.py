@@ -54,6 +54,7 @@ class Record(TypedDict):
     messages: list[dict[str, str]]
     completion: str
     thought: str
+    images: list[str]
 
 
 class EmptyAnswerError(RowError):
@@ -87,7 +88,7 @@ def parse_row(row: Any) -> Record:
     check_weight(row, WEIGHTS[:2], is_answer=True)
     refuse_unread(row, read, [turn["content"].strip() for turn in turns])
     *messages, answer = turns
-    return {"messages": messages, "completion": answer["content"], "thought": thought}
+    return {"messages": messages, "completion": answer["content"], "thought": thought, "images": []}
 
 
 def _schema(row: dict[str, Any]) -> str:

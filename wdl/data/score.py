@@ -45,7 +45,8 @@ def score(
     import torch
     from lightning.pytorch.strategies import SingleDeviceStrategy
 
-    from wdl.branches.loading import check_source, load_branch, model_digest
+    from wdl.branches.loading import load_branch
+    from wdl.branches.sources import check_source, model_digest
     from wdl.data.corpus import Corpus, column
     from wdl.data.score_store import ScoreStore
     from wdl.data.scoring import ENTROPY, scoring_dtype
@@ -73,7 +74,7 @@ def score(
     table = store.complete(
         lambda: load_branch(model, dtype, device=device),
         samples,
-        corpus.pad_token,
+        corpus.collate,
         SingleDeviceStrategy(device),  # each process on its own: none waits for another
         rank,
         world_size,

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import Strategy
 from tqdm import tqdm
 
 from wdl.data.corpus import column, rows_at
-from wdl.data.encoding import collate
+from wdl.data.encoding import Batch
 from wdl.data.score_table import ScoreTable
 from wdl.errors import UserError
 from wdl.system.files import write_json
@@ -94,7 +94,7 @@ class ScoreStore:
         self,
         load_model: Callable[[], PreTrainedModel],
         samples: Dataset,
-        pad_token: int,
+        collate: Callable[[list[Any], list[int], int], Batch],
         strategy: Strategy,
         rank: int = 0,
         world_size: int = 1,
@@ -105,7 +105,7 @@ class ScoreStore:
         Args:
             load_model: Called only if anything is left to do.
             samples: What to score, with columns idx, input_ids, prompt_length and length.
-            pad_token: Fills up batches; masked.
+            collate: Makes a padded batch of samples, their names and a denominator.
             strategy: How processes wait for each other; with one of a single device, none does.
             rank: This process.
             world_size: Number of processes.
@@ -126,7 +126,7 @@ class ScoreStore:
             # by number, not by what is missing: other ranks may have committed more by now
             share = {n: batches[n] for n in range(rank, len(batches), world_size) if n not in done}
             if share:
-                self._score(load_model().eval(), samples, share, pad_token, rank)
+                self._score(load_model().eval(), samples, share, collate, rank)
             strategy.barrier("scored")
         self._finish(len(samples), others)
         strategy.barrier("merged")
@@ -137,7 +137,7 @@ class ScoreStore:
         model: PreTrainedModel,
         samples: Dataset,
         batches: dict[int, list[int]],
-        pad_token: int,
+        collate: Callable[[list[Any], list[int], int], Batch],
         rank: int,
     ) -> None:
         """Score and commit batches, which are positions of samples by the batch's number."""
@@ -148,7 +148,7 @@ class ScoreStore:
             for number, positions in bar:
                 rows = rows_at(samples, positions)
                 idx = [row["idx"] for row in rows]
-                scores = self.measure.of(model, dict(collate(rows, idx, pad_token, 1)))
+                scores = self.measure.of(model, dict(collate(rows, idx, 1)))
                 journal.append([{"batch": number, "idx": idx, name: scores}])
 
     def _finish(self, samples: int, others: ScoreTable | None) -> None:

@@ -1,5 +1,6 @@
 """What samples are scored by, and the scores that a fit needs of its own samples."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wdl.branches.loading import load_branch, model_digest
+from wdl.branches.loading import load_branch
 from wdl.branches.reading import hidden_states, output_head
+from wdl.branches.sources import model_digest
 from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
 from wdl.data.corpus import column
+from wdl.data.encoding import Batch
 from wdl.data.score_store import Measure, ScoreStore
 from wdl.losses.entropy import token_entropy
 from wdl.losses.preference import sequence_logps
@@ -44,7 +47,8 @@ def _read(model: PreTrainedModel, batch: dict[str, Any]) -> tuple[Tensor, Tensor
     """Hidden states [S, T, H] and labels [S, T]."""
     names = ("input_ids", "attention_mask", "labels")
     input_ids, mask, labels = (batch[name].to(model.device) for name in names)
-    return hidden_states(model, input_ids, mask), labels
+    images = {name: value.to(model.device) for name, value in batch.get("images", {}).items()}
+    return hidden_states(model, input_ids, mask, images=images or None), labels
 
 
 ENTROPY = Measure("entropy", "entropy_0", sample_entropies, key={})
@@ -76,7 +80,7 @@ def model_scores(
     samples: Dataset,
     key: dict[str, Any],
     cache: Path,
-    pad_token: int,
+    collate: Callable[[list[Any], list[int], int], Batch],
     trainer: pl.Trainer,
     dtype: torch.dtype | None = None,
 ) -> NDArray[np.float64]:
@@ -89,7 +93,7 @@ def model_scores(
         samples: What to score, with columns idx, input_ids, prompt_length and length.
         key: What the samples depend on.
         cache: Gets the scores, as MEASURE/DIGEST/MEASURE.jsonl.
-        pad_token: Fills up batches; masked.
+        collate: Makes a padded batch of samples, their names and a denominator.
         trainer: Each of its processes scores a share.
         dtype: Of the branch; by default :func:`scoring_dtype`.
 
@@ -103,7 +107,7 @@ def model_scores(
     table = ScoreStore(file, key, measure).complete(
         lambda: load_branch(source, dtype, device=device),
         samples,
-        pad_token,
+        collate,
         strategy,
         trainer.global_rank,
         trainer.world_size,

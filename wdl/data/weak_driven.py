@@ -148,6 +148,6 @@ class WeakDrivenDataModule(PlannedDataModule):
             self.train_samples,
             {**self.corpus.key(), "val_fraction": self.val_fraction},
             self.cache,
-            self.corpus.pad_token,
+            self.corpus.collate,
             self.trainer,
         )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from wdl.branches.loading import check_source, load_config, load_tokenizer, model_digest
+from wdl.branches.sources import check_source, load_config, load_tokenizer, model_digest
 from wdl.branches.template import Template, probe
 from wdl.data.encoding import encode_prompt
 from wdl.errors import UserError

@@ -73,7 +73,7 @@ def _look(subject: str, where: str) -> str:
         return _on_hub(subject, where)
     if not (Path(subject) / "config.json").is_file():
         return "there"
-    from wdl.branches.loading import check_source
+    from wdl.branches.sources import check_source
 
     check_source(subject, where)
     return "sound model"

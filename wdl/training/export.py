@@ -12,15 +12,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from wdl.branches.loading import (
+from wdl.branches.loading import load_branch
+from wdl.branches.lora import FOLDER, Lora, add_adapter, merge_adapter, save_adapter
+from wdl.branches.sources import (
     check_source,
     drop_idle_settings,
-    load_branch,
     load_config,
     load_tokenizer,
     model_digest,
 )
-from wdl.branches.lora import FOLDER, Lora, add_adapter, merge_adapter, save_adapter
 from wdl.branches.whole_weights import whole_shapes
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.encoding import end_of_turn

@@ -167,7 +167,11 @@ class Pair(pl.LightningModule, ABC):
         trains = torch.is_grad_enabled() and (name == "strong" or self.train_weak)
         with acting, torch.set_grad_enabled(trains):
             states = hidden_states(
-                branch, batch["input_ids"], batch["attention_mask"], batch.get("segments")
+                branch,
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch.get("segments"),
+                batch.get("images"),
             )
         return states.flatten(0, 1), output_head(branch).weight
 
