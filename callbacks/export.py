@@ -127,4 +127,5 @@ def export_strong(
         return
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, PlannedDataModule)
-    export_model(module.strong, weights, data.tokenizer, folder, made, dtype, module.lora)
+    vision = data.corpus.vision
+    export_model(module.strong, weights, data.tokenizer, folder, made, dtype, module.lora, vision)

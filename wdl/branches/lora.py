@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wdl.branches.loading import load_branch
-from wdl.branches.reading import output_head
+from wdl.branches.reading import output_head, vision_weights
 from wdl.branches.whole_weights import whole
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedModel
@@ -33,7 +33,7 @@ _PEFT_PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank adapter of linear layers.
+    """A low-rank adapter of linear layers; those of a vision tower stay as they are.
 
     Args:
         rank: Columns of B and rows of A.
@@ -51,7 +51,12 @@ class Lora:
 
 
 def check_lora(
-    lora: Lora, strong: str, weak: str | None, train_weak: bool, pretrained: bool
+    lora: Lora,
+    strong: str,
+    weak: str | None,
+    train_weak: bool,
+    pretrained: bool,
+    train_vision: bool = False,
 ) -> None:
     """Refuse settings under which two branches cannot share their weights.
 
@@ -61,6 +66,7 @@ def check_lora(
         weak: Source of the weak branch, None for plain fine-tuning of an adapter.
         train_weak: Whether the weak branch is to train.
         pretrained: Whether the strong branch has weights to adapt.
+        train_vision: Whether a vision tower is to train.
     """
     if find_spec("peft") is None:
         raise UserError("model.lora: peft is missing; pip install 'wdl[lora]'")
@@ -71,6 +77,10 @@ def check_lora(
         )
     if not pretrained:
         raise UserError("model.pretrained: model.lora adapts weights; there must be some, set true")
+    if train_vision:
+        raise UserError(
+            "model.train_vision: model.lora leaves the vision tower as it is; drop one of both"
+        )
     if weak is None:
         return
     if train_weak:
@@ -124,6 +134,7 @@ def add_adapter(model: PreTrainedModel, lora: Lora) -> None:
         lora_alpha=lora.alpha,  # type: ignore[arg-type] # any number will do
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        exclude_modules=sorted({name.rpartition(".")[0] for name in vision_weights(model)}) or None,
     )
     head = output_head(model)
     try:

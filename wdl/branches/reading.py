@@ -6,12 +6,21 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wdl.branches.packed_attention import Segments, use_packed_attention
+from wdl.branches.sources import reads_images
 from wdl.system.types import PreTrainedModel
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
     """The layer that turns hidden states into logits."""
     return model.get_output_embeddings()
+
+
+def vision_weights(model: PreTrainedModel) -> set[str]:
+    """Names of the weights of a vision tower, and of what projects its output: all but the text."""
+    if not reads_images(model.config):
+        return set()
+    text = {*model.get_decoder().parameters(), *output_head(model).parameters()}
+    return {name for name, weight in model.named_parameters() if weight not in text}
 
 
 def hidden_states(

@@ -5,6 +5,7 @@ the processor of the model make tokens of these marks, as many as the picture's 
 """
 
 import io
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 from wdl.branches.sources import load_config, load_tokenizer, reading
 from wdl.branches.template import render
 from wdl.errors import UserError
+from wdl.system.files import write_json
 from wdl.system.types import PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
@@ -180,6 +182,20 @@ class Vision:
         kinds = {"mm_token_type_ids": (input_ids == self.image_token).long()}
         known = "mm_token_type_ids" in self.processor.model_input_names
         return {**self.pixels(images), **(kinds if known else {})}
+
+    def save(self, folder: Path) -> None:
+        """Write what belongs to it beside model and tokenizer, with the limits of pictures."""
+        from transformers.utils import cached_file
+
+        self.images.save_pretrained(folder)
+        # of videos and of the whole processor, of which nothing is read here
+        for name in ("processor_config.json", "video_preprocessor_config.json"):
+            found = cached_file(self.source, name, _raise_exceptions_for_missing_entries=False)
+            if found is not None:
+                settings = json.loads(Path(found).read_text())
+                if "image_processor" in settings:
+                    settings["image_processor"] = self.images.to_dict()
+                write_json(folder / name, settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For other processes, which make it anew: its class is made at run time."""

@@ -14,13 +14,17 @@ from torch import Tensor
 
 from wdl.branches.loading import load_branch
 from wdl.branches.lora import FOLDER, Lora, add_adapter, merge_adapter, save_adapter
+from wdl.branches.reading import vision_weights
 from wdl.branches.sources import (
     check_source,
     drop_idle_settings,
     load_config,
     load_tokenizer,
+    model_class,
     model_digest,
+    reads_images,
 )
+from wdl.branches.vision import Vision
 from wdl.branches.whole_weights import whole_shapes
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.encoding import end_of_turn
@@ -78,32 +82,33 @@ def write_strong(
     Raises:
         UserError: ``source`` is of another architecture, or what was adapted is not there.
     """
-    from transformers import AutoModelForCausalLM
-
     made = read_state(ckpt)["made"]
     prefix = "branches.strong."
     stored = read_weights(ckpt)
     weights = {n.removeprefix(prefix): w for n, w in stored.items() if n.startswith(prefix)}
+    config = load_config(source)
     with torch.device("meta"):
-        branch = AutoModelForCausalLM.from_config(
-            load_config(source), dtype=getattr(torch, made["dtype"])
-        )
+        branch = model_class(config).from_config(config, dtype=getattr(torch, made["dtype"]))
     lora = Lora(**made["lora"]) if "lora" in made else None
     if lora is not None:
-        frozen, adapted = _adapted_base(made, lora, base)
-        made, weights = {**made, "frozen": frozen}, {**adapted, **weights}
-    elif whole_shapes(weights) != whole_shapes(branch.state_dict()):
+        frozen, model = _base(made, "frozen", base)
+        add_adapter(model, lora)
+        made, weights = {**made, "frozen": frozen}, {**model.state_dict(), **weights}
+    elif "vision" in made:
+        _, model = _base(made, "vision", base)
+        kept, own = vision_weights(model), model.state_dict()
+        weights |= {name: weight for name, weight in own.items() if name in kept}
+    if lora is None and whole_shapes(weights) != whole_shapes(branch.state_dict()):
         raise UserError(f"model: {source} is not the architecture of the weights in {ckpt}")
     if branch.can_generate():
         branch.generation_config = _generation_config(source)
-    export_model(branch, weights, load_tokenizer(source), folder, made, dtype, lora)
+    processor = Vision(source) if reads_images(config) else None
+    export_model(branch, weights, load_tokenizer(source), folder, made, dtype, lora, processor)
 
 
-def _adapted_base(
-    made: Mapping[str, Any], lora: Lora, moved: str | None
-) -> tuple[str, dict[str, Tensor]]:
-    """What a checkpoint with an adapter refers to: the model that it adapts, and its weights."""
-    for base in (made["frozen"], moved):
+def _base(made: Mapping[str, Any], key: str, moved: str | None) -> tuple[str, PreTrainedModel]:
+    """The model that a checkpoint refers to for weights that it does not hold, and its place."""
+    for base in (made[key], moved):
         if base is None:
             continue
         try:
@@ -111,14 +116,12 @@ def _adapted_base(
             digest = model_digest(base)
         except (UserError, OSError):  # not there; of the hub, or not within reach
             continue
-        if digest == made["frozen_sha256"]:
-            model = load_branch(base, getattr(torch, made["dtype"]))
-            add_adapter(model, lora)
-            return base, model.state_dict()
+        if digest == made[f"{key}_sha256"]:
+            return base, load_branch(base, getattr(torch, made["dtype"]))
     raise UserError(
-        f"model: the weights that the adapter was trained on are not in {made['frozen']}"
+        f"model: the weights that did not train are not in {made[key]}"
         f"{f' or {moved}' if moved else ''}; give --model a folder with them (SHA-256 "
-        f"{made['frozen_sha256']})"
+        f"{made[f'{key}_sha256']})"
     )
 
 
@@ -139,6 +142,7 @@ def export_model(
     made: Mapping[str, Any],
     dtype: DType | None = None,
     lora: Lora | None = None,
+    vision: Vision | None = None,
 ) -> None:
     """Write ``folder``: safetensors, configurations, tokenizer, chat template and model card.
 
@@ -153,6 +157,7 @@ def export_model(
         made: How it was made, for the model card.
         dtype: Of the stored weights; that of ``weights`` by default.
         lora: Settings of the adapter in ``weights``, which is merged, and kept beside them.
+        vision: The processor of pictures it was trained with.
 
     Raises:
         RuntimeError: What was written does not load as ``weights``; the folder is not kept.
@@ -176,6 +181,8 @@ def export_model(
         config.save_pretrained(partial)
         _ending_at_all_end_tokens(model, tokenizer).save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        if vision is not None:
+            vision.save(partial)
         write_text(partial / "README.md", model_card(made))
         if lora is not None:
             save_adapter(adapted, lora, made["frozen"], partial / FOLDER)
@@ -205,9 +212,9 @@ def _as_set(token_ids: int | list[int] | None) -> set[int]:
 
 def _check_written(folder: Path, weights: Mapping[str, Tensor]) -> None:
     """Load the folder as a user will, and compare all that it gives."""
-    from transformers import AutoModelForCausalLM
-
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+    loaded = (
+        model_class(load_config(str(folder))).from_pretrained(folder, dtype="auto").state_dict()
+    )
     if differing := loaded.keys() ^ weights.keys():
         raise RuntimeError(f"export: {sorted(differing)[0]} is not both in the model and written")
     for name, weight in weights.items():

@@ -33,6 +33,7 @@ from wdl.metrics.token_mean import TokenMean
 from wdl.system.types import PreTrainedModel
 from wdl.training.optimizer_step import OptimizerStep, Schedule, make_optimizer, with_schedule
 from wdl.training.resume import Agreement, check_weights, resume
+from wdl.training.vision import FrozenVision
 
 
 class Pair(pl.LightningModule, ABC):
@@ -55,6 +56,8 @@ class Pair(pl.LightningModule, ABC):
             it, which costs no memory: ``strong`` is the same model as ``weak`` or, to go on with
             the adapter of an earlier run from ``weak``, what that run exported. Checkpoints hold
             the adapter alone. Needs ``pip install 'wdl[lora]'``.
+        train_vision: Whether what makes hidden states of pictures trains too. Otherwise it stays as
+            it is, and checkpoints refer to ``strong`` for it.
 
     Attributes:
         method, tags: What the model card says of how it was made.
@@ -83,6 +86,7 @@ class Pair(pl.LightningModule, ABC):
         warmup: float = 0.1,
         gradient_checkpointing: bool = False,
         lora: Lora | None = None,
+        train_vision: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= warmup <= 1:
@@ -93,7 +97,7 @@ class Pair(pl.LightningModule, ABC):
                 "and does not train; set model.train_weak to false, or leave weak_dtype out"
             )
         if lora is not None:
-            check_lora(lora, strong, weak, train_weak, pretrained)
+            check_lora(lora, strong, weak, train_weak, pretrained, train_vision)
         make_optimizer(optimizer, [nn.Parameter(torch.zeros(1, 1))])
         given = {"strong": strong} if weak is None else {"strong": strong, "weak": weak}
         self.sources = {name: lasting(source) for name, source in given.items()}
@@ -102,6 +106,7 @@ class Pair(pl.LightningModule, ABC):
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.gradient_checkpointing = gradient_checkpointing
         self.lora = lora
+        self._kept_vision = None if train_vision or lora is not None else FrozenVision()
         self.branches, self.val_losses = nn.ModuleDict(), nn.ModuleDict()
         self._frozen: dict[str, str] = {}
         self._step = OptimizerStep()
@@ -156,6 +161,8 @@ class Pair(pl.LightningModule, ABC):
                 branch.requires_grad_(False).eval()
             elif self.gradient_checkpointing:
                 branch.gradient_checkpointing_enable({"use_reentrant": False})
+            if self._kept_vision and (name == "strong" or self.train_weak):
+                self._kept_vision.add(branch, f"branches.{name}.")
             self.branches[name] = branch
         self.val_losses.update({name: TokenMean() for name in self.loss_names})
 
@@ -166,13 +173,8 @@ class Pair(pl.LightningModule, ABC):
         acting = nullcontext() if own else without_adapter(branch)
         trains = torch.is_grad_enabled() and (name == "strong" or self.train_weak)
         with acting, torch.set_grad_enabled(trains):
-            states = hidden_states(
-                branch,
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch.get("segments"),
-                batch.get("images"),
-            )
+            tokens, mask = batch["input_ids"], batch["attention_mask"]
+            states = hidden_states(branch, tokens, mask, batch.get("segments"), batch.get("images"))
         return states.flatten(0, 1), output_head(branch).weight
 
     def is_frozen(self, name: str) -> bool:
@@ -180,6 +182,8 @@ class Pair(pl.LightningModule, ABC):
         # by name, since DeepSpeed's way to leave out what is frozen misses tied heads
         if self.lora is not None:
             return name.startswith("branches.") and not is_adapter(name)
+        if self._kept_vision and name in self._kept_vision.names:
+            return True
         return not self.train_weak and name.startswith("branches.weak.")
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -248,6 +252,7 @@ class Pair(pl.LightningModule, ABC):
             "tags": list(self.tags),
             **{name: str(source) for name, source in self.sources.items()},
             **self._frozen,
+            **(self._kept_vision.made if self._kept_vision else {}),
             **self.settings(),
             "train_weak": self.train_weak,
             **({} if self.lora is None else {"lora": asdict(self.lora)}),
@@ -267,6 +272,9 @@ class Pair(pl.LightningModule, ABC):
         if source is not None:
             digest = branch_digest(source, self.trainer)
             self._frozen = {"frozen": str(source), "frozen_sha256": digest}
+        if self._kept_vision:
+            own = {n: s for n, s in self.sources.items() if n == "strong" or self.train_weak}
+            self._kept_vision.hash(own, self.pretrained, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how it was made, and what a run must agree with to go on from it.
@@ -288,7 +296,8 @@ class Pair(pl.LightningModule, ABC):
 
     def _agreement(self) -> Agreement:
         steps = self.trainer.accumulate_grad_batches
-        known = {**self._data.agreement(), **self._frozen, "settings": self.settings()}
+        frozen = self._frozen | (self._kept_vision.agreed if self._kept_vision else {})
+        known = {**self._data.agreement(), **frozen, "settings": self.settings()}
         return Agreement(accumulation=steps, **known)
 
     @property

@@ -32,6 +32,7 @@ class Agreement:
         reference: Whose log-probabilities the answers are compared with, if they are stored.
         reference_sha256: Its hash.
         settings: What the method says of itself; None in what an earlier version wrote.
+        vision_sha256: Hash of the models whose vision towers stay as they are.
     """
 
     accumulation: int
@@ -43,6 +44,7 @@ class Agreement:
     reference: str | None = None
     reference_sha256: str | None = None
     settings: dict[str, Any] | None = None
+    vision_sha256: str | None = None
 
 
 def check_strategy(checkpoint: Path, stage: int | None, world_size: int) -> None:
@@ -123,6 +125,11 @@ def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
             f"model.weak: {now.frozen or 'no frozen branch'} is not what the checkpoint was "
             f"trained with, {_named(before.frozen, before.frozen_sha256)}; restore it, or start "
             "without --ckpt_path"
+        )
+    if now.vision_sha256 != before.vision_sha256:
+        raise UserError(
+            "model.strong: the vision tower that does not train is not the checkpoint's, or "
+            "model.train_vision is another; restore what changed, or start without --ckpt_path"
         )
     if now.reference_sha256 != before.reference_sha256:
         raise UserError(
