@@ -35,7 +35,8 @@ from wdl.branches.loading import load_branch
 from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.sources import check_source
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import Batch, Encoded, collate, collate_pack
+from wdl.data.batches import Batch, collate, collate_pack
+from wdl.data.encoding import Encoded
 from wdl.errors import UserError
 from wdl.losses.mixed_loss import mixed_linear_cross_entropy
 

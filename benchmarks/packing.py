@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from wdl.branches.reading import hidden_states, output_head
-from wdl.data.encoding import Batch, Encoded, collate, collate_pack
+from wdl.data.batches import Batch, collate, collate_pack
+from wdl.data.encoding import Encoded
 from wdl.data.packing import pack
 from wdl.data.plan import Plan
 from wdl.data.records import RecordReader

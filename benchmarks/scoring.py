@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from wdl.data.encoding import Encoded, collate
+from wdl.data.batches import collate
+from wdl.data.encoding import Encoded
 from wdl.data.score_store import score_batches
 from wdl.data.scoring import sample_entropies
 from wdl.losses.entropy import token_entropy

@@ -28,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from wdl.branches.lora import Lora
 from wdl.config.paths import ModelSource
-from wdl.data.encoding import Batch
+from wdl.data.batches import Batch
 from wdl.training.weak_driven import WeakDrivenModule
 
 OPERATIONS = {"sft": 3, "frozen": 4, "both": 6, "lora": 3}

@@ -20,7 +20,8 @@ from wdl.branches.loading import load_branch
 from wdl.branches.lora import FOLDER, Lora, is_adapter, merge_adapter
 from wdl.branches.whole_weights import gather_weights
 from wdl.config.paths import InputPath, ModelSource
-from wdl.data.encoding import Batch, Encoded, collate, collate_pack
+from wdl.data.batches import Batch, collate, collate_pack
+from wdl.data.encoding import Encoded
 from wdl.errors import UserError
 from wdl.metrics.dynamics import MeanDynamics
 from wdl.training.deepspeed import DeepSpeed

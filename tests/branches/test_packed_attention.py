@@ -13,7 +13,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from wdl.branches.loading import load_branch
 from wdl.branches.packed_attention import _in_one_dtype
 from wdl.branches.reading import hidden_states, output_head
-from wdl.data.encoding import Batch, Encoded, collate, collate_pack
+from wdl.data.batches import Batch, collate, collate_pack
+from wdl.data.encoding import Encoded
 
 LENGTHS = [7, 12, 1, 5]
 OTHER_MODELS: dict[str, dict[str, Any]] = {

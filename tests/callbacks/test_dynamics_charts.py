@@ -16,7 +16,7 @@ from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
 
 from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import collate
+from wdl.data.batches import collate
 from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.metrics.dynamics import BRANCHES, LOSSES
 from wdl.training.deepspeed import DeepSpeed

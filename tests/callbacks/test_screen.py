@@ -10,7 +10,7 @@ from torch import Tensor
 from wdl.callbacks.screen import ValidationTable
 
 from wdl.config.paths import DataSource, ModelSource
-from wdl.data.encoding import Batch
+from wdl.data.batches import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.data.preference import PreferenceDataModule
 from wdl.losses.preference import Form, Preference

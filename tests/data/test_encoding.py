@@ -8,16 +8,8 @@ from conftest import encode
 from transformers import PreTrainedTokenizerBase
 
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import (
-    Batch,
-    Encoded,
-    collate,
-    collate_pack,
-    completion_tokens,
-    compose,
-    encode_prompt,
-    end_of_turn,
-)
+from wdl.data.batches import Batch, collate, collate_pack, completion_tokens
+from wdl.data.encoding import Encoded, compose, encode_prompt, end_of_turn
 from wdl.data.rows import RowError
 from wdl.data.schemas import Record
 from wdl.errors import UserError

@@ -17,7 +17,7 @@ from wdl.branches.loading import load_branch
 from wdl.branches.sources import model_digest
 from wdl.config.paths import DataSource, ModelSource
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import collate, completion_tokens
+from wdl.data.batches import collate, completion_tokens
 from wdl.data.loading import RankShare, batch_loader
 from wdl.data.preference import PreferenceBatch, PreferenceDataModule
 from wdl.data.scoring import sample_logps

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from wdl.data import score_store as module
-from wdl.data.encoding import Batch, collate
+from wdl.data.batches import Batch, collate
 from wdl.data.score_store import Measure, ScoreStore, score_batches
 from wdl.data.score_table import ScoreTable
 from wdl.data.scoring import ENTROPY, REFERENCE

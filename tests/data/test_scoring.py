@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from wdl.branches.loading import load_branch
 from wdl.config.paths import ModelSource
 from wdl.data import score_store
-from wdl.data.encoding import Batch, Encoded, collate
+from wdl.data.batches import Batch, collate
+from wdl.data.encoding import Encoded
 from wdl.data.scoring import REFERENCE, branch_digest, model_scores, sample_logps
 from wdl.system.journal import Journal
 

@@ -21,7 +21,8 @@ from transformers import (
 from wdl.branches.whole_weights import gather_weights
 from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
-from wdl.data.encoding import collate, end_of_turn
+from wdl.data.batches import collate
+from wdl.data.encoding import end_of_turn
 from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.training.deepspeed import DeepSpeed

@@ -4,12 +4,11 @@ Nothing here holds more than a batch of rows in memory. Each cached file is name
 that it depends on, and is either complete or not there.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +22,9 @@ from tqdm import tqdm
 
 from wdl.branches.sources import load_config, load_tokenizer, reads_images
 from wdl.branches.template import PROBE, QUESTION, probe, render
-from wdl.branches.vision import ImageError, ImageLimits, Vision, image_bytes, open_image
-from wdl.data.encoding import Batch, collate, collate_pack, encode_records, with_system_prompt
+from wdl.branches.vision import ImageLimits, Vision
+from wdl.data.batches import Batch, collate, collate_pack, with_pictures
+from wdl.data.encoding import encode_records, with_system_prompt
 from wdl.data.records import OnBadRow, RecordReader, TooLong
 from wdl.data.rows import HubData, Part, data_parts, warn_of_rows
 from wdl.data.schemas import Record
@@ -126,43 +126,12 @@ class Corpus:
     def collate(
         self, samples: Sequence[Any], idx: Sequence[int], denominator: int, packed: bool = False
     ) -> Batch:
-        """``samples``, padded or packed, in a batch that goes by the names ``idx``.
-
-        Padding is masked, and a token of its own may have no row. For a vision-language model there
-        is a picture in each batch, if need be in a further sample that counts for nothing: a tower
-        that some processes run and others do not is a deadlock where it is sharded.
-        """
-        form = collate_pack if packed else collate
+        """``samples`` in a batch that goes by the names ``idx``."""
+        # masked; a tokenizer's own pad token may have no row
+        form = partial(collate_pack if packed else collate, pad_token=0, denominator=denominator)
         if self.vision is None:
-            return form(samples, idx, 0, denominator)
-        if not any(sample["images"] for sample in samples):
-            samples = [*samples, self._blank]
-        batch = form(samples, idx, 0, denominator)
-        images = [image for sample in samples for image in self._pictures(sample)]
-        batch["images"] = self.vision.inputs(batch["input_ids"], images)
-        return batch
-
-    @cached_property
-    def _blank(self) -> dict[str, Any]:
-        """A sample with a picture and no completion."""
-        assert self.vision is not None
-        tokens, image = self.vision.blank()
-        return {"input_ids": tokens, "prompt_length": len(tokens), "images": [image]}
-
-    @staticmethod
-    def _pictures(sample: dict[str, Any]) -> Iterator[Any]:
-        """The opened pictures of a sample; the only one without a file is blank."""
-        for file, sha256 in zip_longest(sample["images"], sample.get("image_sha256", ())):
-            if sha256 is None:
-                yield file
-                continue
-            try:
-                data = image_bytes(file)
-                if hashlib.sha256(data).hexdigest() != sha256:
-                    raise ImageError(f"{file} has changed since it was encoded; start again")
-                yield open_image(file, data)
-            except ImageError as error:
-                raise UserError(f"{error}") from None
+            return form(samples, idx)
+        return with_pictures(samples, self.vision, partial(form, sample_ids=idx))
 
     def read(self) -> RecordReader:
         """The rows, from the beginning."""

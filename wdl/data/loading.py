@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from wdl.data.batches import Batch
 from wdl.data.corpus import rows_at
-from wdl.data.encoding import Batch
 from wdl.data.plan import MicroBatch, Plan
 from wdl.system.types import Dataset
 

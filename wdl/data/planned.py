@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from wdl.branches.sources import check_source
 from wdl.branches.vision import ImageLimits
 from wdl.config.paths import DataSource, ModelSource
+from wdl.data.batches import Batch
 from wdl.data.corpus import Corpus, column
-from wdl.data.encoding import Batch
 from wdl.data.loading import RankShare, batch_loader
 from wdl.data.packing import pack
 from wdl.data.plan import MicroBatch, Plan, accumulation

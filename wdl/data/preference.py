@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from wdl.branches.loading import check_same_vocabulary
 from wdl.branches.sources import check_source
 from wdl.config.paths import DataSource, ModelSource
+from wdl.data.batches import Batch
 from wdl.data.corpus import column, rows_at
-from wdl.data.encoding import Batch
 from wdl.data.plan import Plan
 from wdl.data.planned import PlannedDataModule
 from wdl.data.preference_corpus import PreferenceCorpus, flattened

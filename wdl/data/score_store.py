@@ -16,8 +16,8 @@ from filelock import FileLock
 from lightning.pytorch.strategies import Strategy
 from tqdm import tqdm
 
+from wdl.data.batches import Batch
 from wdl.data.corpus import column, rows_at
-from wdl.data.encoding import Batch
 from wdl.data.score_table import ScoreTable
 from wdl.errors import UserError
 from wdl.system.files import write_json

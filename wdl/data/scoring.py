@@ -15,8 +15,8 @@ from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.sources import model_digest
 from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
+from wdl.data.batches import Batch
 from wdl.data.corpus import column
-from wdl.data.encoding import Batch
 from wdl.data.score_store import Measure, ScoreStore
 from wdl.losses.entropy import token_entropy
 from wdl.losses.preference import sequence_logps

@@ -195,7 +195,9 @@ def _ending_at_all_end_tokens(
     from transformers import GenerationConfig
 
     generation_config = deepcopy(model.generation_config) or GenerationConfig()
-    ends = _as_set(generation_config.eos_token_id) | _as_set(model.config.get_text_config().eos_token_id)
+    ends = _as_set(generation_config.eos_token_id) | _as_set(
+        model.config.get_text_config().eos_token_id
+    )
     end, pad = end_of_turn(tokenizer), tokenizer.pad_token_id
     ends |= _as_set(tokenizer.eos_token_id) | {end}
     generation_config.eos_token_id = sorted(ends)

@@ -25,7 +25,7 @@ from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, withou
 from wdl.branches.reading import hidden_states, output_head
 from wdl.branches.whole_weights import all_finite, whole_shapes
 from wdl.config.paths import ModelSource, lasting
-from wdl.data.encoding import Batch
+from wdl.data.batches import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.data.scoring import branch_digest
 from wdl.errors import UserError

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from wdl.config.paths import ModelSource, lasting
-from wdl.data.encoding import Batch
+from wdl.data.batches import Batch
 from wdl.data.preference import PreferenceBatch
 from wdl.errors import UserError
 from wdl.losses.preference import Preference, linear_preference_loss, sequence_logps

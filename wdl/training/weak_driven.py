@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from wdl.config.paths import ModelSource
-from wdl.data.encoding import Batch, completion_tokens
+from wdl.data.batches import Batch, completion_tokens
 from wdl.errors import UserError
 from wdl.losses.logit_statistics import DynamicsLevel
 from wdl.losses.mixed_loss import mixed_linear_cross_entropy
