@@ -117,7 +117,7 @@ def test_thoughts_beside_answers() -> None:
         ({**PAIR, "input": 5}, "'input' is a number"),
         ({**PAIR, "completion": "4"}, "'completion' is not read"),
         ({**PAIR, "history": "none"}, "history must be a list"),
-        ({**PAIR, "images": ["a.png"]}, "'images' is not read"),
+        ({**PAIR, "images": ["a.png"]}, "have 0 <image> and the row has 1"),
         ({**PAIR, "tools": '[{"name": "add"}]'}, "'tools' is not read"),
         ({**PAIR, "chat_template_kwargs": {"x": 1}}, "'chat_template_kwargs' is not read"),
         ({**PAIR, "reasoning_content": "x"}, "'reasoning_content' is not read"),

@@ -135,7 +135,7 @@ class Corpus:
 
     def read(self) -> RecordReader:
         """The rows, from the beginning."""
-        return RecordReader(self._parts, self.on_bad_row)
+        return RecordReader(self._parts, self.on_bad_row, pictures=self.cache / "pictures")
 
     @cached_property
     def records(self) -> Dataset:

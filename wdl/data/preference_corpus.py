@@ -70,7 +70,8 @@ class PreferenceCorpus(Corpus):
 
     def read(self) -> RecordReader:
         """The answers of the rows, from the beginning."""
-        return RecordReader(self._parts, self.on_bad_row, parse_preferences)
+        pictures = self.cache / "pictures"
+        return RecordReader(self._parts, self.on_bad_row, parse_preferences, pictures)
 
     @cached_property
     def records(self) -> Dataset:

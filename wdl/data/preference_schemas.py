@@ -18,6 +18,7 @@ So the files of TRL, of LLaMA-Factory ("ranking": true) and UltraFeedback are re
 
 from typing import Any
 
+from wdl.data.images import check_marks, take_images
 from wdl.data.rows import RowError
 from wdl.data.schemas import (
     SCHEMAS,
@@ -64,6 +65,7 @@ def parse_preferences(row: Any) -> list[Answer]:
             "wdl.training.weak_driven.WeakDrivenModule --model.lam 1 "
             "--data wdl.data.weak_driven.WeakDrivenDataModule --data.selection.weights uniform"
         )
+    row, images = take_images(row)
     (before, chosen), (other, rejected) = (_side(row, side) for side in SIDES)
     if before != other:
         raise RowError("chosen and rejected answer different conversations; let both begin alike")
@@ -75,6 +77,7 @@ def parse_preferences(row: Any) -> list[Answer]:
     turns = with_system(row, turns)
     check_weight(row, WEIGHTS[:2], is_answer=True)
     texts = [turn["content"] for turn in turns] + [text for text, _ in chosen + rejected]
+    check_marks(turns, [text for text, _ in chosen + rejected], images)
     read |= {"idx", *SIDES, *SYSTEMS, *WEIGHTS[:2]}
     refuse_unread(row, read, [text.strip() for text in texts], MEANT)
     return [
@@ -82,7 +85,7 @@ def parse_preferences(row: Any) -> list[Answer]:
             "messages": turns,
             "completion": text,
             "thought": thought,
-            "images": [],
+            "images": images,
             "chosen": is_chosen,
         }
         for is_chosen, answers in ((True, chosen), (False, rejected))

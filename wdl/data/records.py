@@ -6,12 +6,14 @@
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from wdl.data.images import image_file
 from wdl.data.rows import Faults, Part, RowError, rows_of
 from wdl.data.schemas import EmptyAnswerError, Record, kind_of, parse_row
 from wdl.errors import UserError
@@ -64,6 +66,7 @@ class RecordReader:
         on_bad_row: ``skip`` leaves out faulty rows too. A file that cannot be read as a whole is
             an error anyway.
         parse: Makes the records of a row, which all have its idx.
+        pictures: Folder for pictures that have no file.
 
     Attributes:
         left_out: One line ``file:line: what; remedy`` for each row that is left out.
@@ -74,8 +77,10 @@ class RecordReader:
         parts: Sequence[Part],
         on_bad_row: OnBadRow = "error",
         parse: Callable[[Any], Iterable[Record]] = _one_record,
+        pictures: Path = Path("runs/cache/pictures"),
     ) -> None:
         self.parts = parts
+        self._pictures = pictures
         self._parse = parse
         self.left_out = Faults()
         self._faults = self.left_out if on_bad_row == "skip" else Faults()
@@ -121,7 +126,12 @@ class RecordReader:
             own = row.get("idx") if isinstance(row, dict) else None
             self._without += own is None
             try:
-                records = self._parse(row)
+                records = list(self._parse(row))
+                folder = part.parent if isinstance(part, Path) else None
+                for record in records:
+                    record["images"] = [
+                        image_file(source, folder, self._pictures) for source in record["images"]
+                    ]
                 if own is not None:
                     self._given.add(own)
             except EmptyAnswerError as fault:

@@ -8,7 +8,8 @@ A row has exactly one of four schemas:
     {"conversations": [{"from": "human", "value": "..."}, ..., {"from": "gpt", ...}]}
 
 each with an optional integer "idx"; rows without are numbered in their order, around the numbers
-that others bring. Also read are "system" and "history" ([[question, answer], ...]) of a row, and
+that others bring. Pictures are read as :mod:`wdl.data.images` says. Also read are "system" and
+"history" ([[question, answer], ...]) of a row, and
 "reasoning_content" (or another of ``THOUGHTS``) of the last message.
 
 The last message is trained and no other, because a template renders earlier ones otherwise than a
@@ -27,6 +28,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict
 
+from wdl.data.images import check_marks, take_images
 from wdl.data.rows import RowError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -49,12 +51,15 @@ HARMLESS = re.compile("ids?|type|name|source|model|category|language|hash|finger
 
 
 class Record(TypedDict):
-    """One sample before it is encoded: what is asked, the answer, and a thought beside its text."""
+    """One sample before it is encoded: what is asked, the answer, and a thought beside its text.
+
+    ``images`` are what stands for ``<image>`` in the messages: files, once they have been found.
+    """
 
     messages: list[dict[str, str]]
     completion: str
     thought: str
-    images: list[str]
+    images: list[Any]
 
 
 class EmptyAnswerError(RowError):
@@ -76,6 +81,7 @@ def parse_row(row: Any) -> Record:
             "take dpo.yaml, or --model wdl.training.preference.PreferenceModule --data "
             "wdl.data.preference.PreferenceDataModule, or drop both keys"
         )
+    row, images = take_images(row)
     schema, thought = _schema(row), ""
     read = {"idx", schema, *SYSTEMS, *WEIGHTS[:2]}
     if answer_key := SCHEMAS[schema]:
@@ -88,7 +94,13 @@ def parse_row(row: Any) -> Record:
     check_weight(row, WEIGHTS[:2], is_answer=True)
     refuse_unread(row, read, [turn["content"].strip() for turn in turns])
     *messages, answer = turns
-    return {"messages": messages, "completion": answer["content"], "thought": thought, "images": []}
+    check_marks(messages, [answer["content"]], images)
+    return {
+        "messages": messages,
+        "completion": answer["content"],
+        "thought": thought,
+        "images": images,
+    }
 
 
 def _schema(row: dict[str, Any]) -> str:

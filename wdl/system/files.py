@@ -11,19 +11,24 @@ from typing import Any
 
 def write_text(path: Path, text: str) -> None:
     """Write ``path`` so that a reader, or a kill, never meets half of it."""
-    _write(path, [text])
+    _write(path, [text.encode()])
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` in the same way."""
+    _write(path, [data])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write ``lines`` to ``path`` in the same way, without holding all of them."""
-    _write(path, (f"{line}\n" for line in lines))
+    _write(path, (f"{line}\n".encode() for line in lines))
 
 
-def _write(path: Path, texts: Iterable[str]) -> None:
+def _write(path: Path, parts: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.writelines(texts)
+    with partial.open("wb") as stream:
+        stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)

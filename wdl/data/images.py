@@ -1,0 +1,156 @@
+"""Pictures in rows: where they stand, and the files that they are.
+
+A row names its pictures in an "images" (or "image") column, in the order of the ``<image>`` marks
+in its texts, or as parts of its messages:
+
+    {"images": ["a.png", "b.jpg"], "prompt": "<image><image>Which one is larger?", ...}
+    {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"},
+                                               {"type": "text", "text": "What is this?"}]}, ...]}
+
+A picture is a path, relative to the file of the row, a ``data:`` URI, or bytes as data sets have
+them in Parquet ({"bytes": ..., "path": ...}). Pictures without a file get one in the cache, named
+after its content.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from wdl.branches.vision import IMAGE
+from wdl.data.rows import RowError
+from wdl.system.files import write_bytes
+
+COLUMNS = ("images", "image")
+SOURCES = ("image", "path", "url", "image_url")
+"""Keys of a part that say where its picture is."""
+
+
+def take_images(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """A row without its pictures, each of which is a mark in the texts; and the pictures.
+
+    Raises:
+        RowError: What stands for a picture is none, or the texts have another number of marks.
+    """
+    columns = [key for key in COLUMNS if row.get(key) not in (None, [], {}, "")]
+    if len(columns) > 1:
+        raise RowError("the row has both 'images' and 'image'; keep one of them")
+    given: list[Any] = []
+    if columns:
+        value = row[columns[0]]
+        given = list(value) if isinstance(value, list) else [value]
+    inline: list[Any] = []
+    without = {key: value for key, value in row.items() if key not in COLUMNS}
+    plain = {key: _plain(value, inline) for key, value in without.items()}
+    empty = [source for source in inline if source is None]
+    if len(empty) < len(inline):
+        if empty or given:
+            raise RowError(
+                "pictures stand both in the messages and in a column, or some without a source; "
+                "give all of them one way"
+            )
+        given = inline
+    elif empty and not given:
+        raise RowError("a message has a picture without a source, and the row no 'images'")
+    return plain, given
+
+
+def check_marks(messages: list[dict[str, str]], answers: list[str], images: list[Any]) -> None:
+    """Refuse a row with another number of marks than pictures."""
+    if not images:
+        return
+    marks = sum(message["content"].count(IMAGE) for message in messages)
+    if marks != len(images):
+        raise RowError(
+            f"the texts have {marks} {IMAGE} and the row has {len(images)} pictures; write {IMAGE} "
+            "once where each belongs"
+        )
+    if any(IMAGE in answer for answer in answers):
+        raise RowError(f"the answer says {IMAGE}; a model answers in text, so drop it")
+
+
+def _plain(value: Any, images: list[Any]) -> Any:
+    """The value at a key of a row, in whose messages parts have become texts with marks."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        return value
+    turns = []
+    for message in value:
+        texts = {k: v for k, v in message.items() if k in ("content", "value")}
+        parts = {key: text for key, text in texts.items() if isinstance(text, list)}
+        turns.append({**message, **{key: _joined(text, images) for key, text in parts.items()}})
+    return turns
+
+
+def _joined(parts: list[Any], images: list[Any]) -> str:
+    text = ""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            if IMAGE in part["text"]:
+                raise RowError(f"a text beside pictures says {IMAGE}; leave the mark to its part")
+            text += part["text"]
+        elif kind in ("image", "image_url"):
+            images.append(_source(part))
+            text += IMAGE
+        else:
+            raise RowError(f"a message has a part of type {kind!r}; only text and image are read")
+    return text
+
+
+def _source(part: dict[str, Any]) -> Any:
+    given = [part[key] for key in SOURCES if part.get(key) is not None]
+    if len(given) > 1:
+        raise RowError("a picture has several sources; keep one")
+    if given and isinstance(given[0], dict) and "url" in given[0]:
+        return given[0]["url"]
+    return given[0] if given else None
+
+
+def image_file(source: Any, folder: Path | None, store: Path) -> str:
+    """The absolute path of a picture's file.
+
+    Args:
+        source: What the row says of it.
+        folder: What a path is relative to; None if there is none, as in a data set of the hub.
+        store: Gets what has no file.
+
+    Raises:
+        RowError: There is no such file, or the source is none.
+    """
+    if isinstance(source, dict) and isinstance(source.get("bytes"), bytes):
+        source = source["bytes"]
+    elif isinstance(source, dict) and isinstance(source.get("path"), str):
+        source = source["path"]
+    if isinstance(source, bytes):
+        return _stored(source, store)
+    if not isinstance(source, str) or not source.strip():
+        raise RowError(f"a picture is a path, a data: URI or bytes, this is {source!r:.60}")
+    if source.startswith("data:"):
+        head, _, text = source.partition(",")
+        try:
+            if not head.endswith(";base64"):
+                raise ValueError("it is not base64")
+            return _stored(base64.b64decode(text, validate=True), store)
+        except (binascii.Error, ValueError) as error:
+            raise RowError(f"a picture's data: URI is broken ({error}); mend it") from None
+    url = urlparse(source)
+    if url.scheme in ("http", "https"):
+        raise RowError(f"{source} is not on this machine; download it and give its path")
+    path = Path(unquote(url.path) if url.scheme == "file" else source).expanduser()
+    if folder is None and not path.is_absolute():
+        raise RowError(f"{source} is relative to no file; give whole paths or bytes")
+    path = Path(folder or "/", path)
+    if not path.is_file():
+        raise RowError(f"there is no picture {path}; paths are relative to the file of the row")
+    return str(path.resolve())
+
+
+def _stored(data: bytes, store: Path) -> str:
+    file = store.resolve() / hashlib.sha256(data).hexdigest()
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, data)
+    return str(file)
