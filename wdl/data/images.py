@@ -15,7 +15,7 @@ after its content.
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -25,6 +25,8 @@ from wdl.data.rows import RowError
 from wdl.system.files import write_bytes
 
 COLUMNS = ("images", "image")
+PICTURES = Path("runs/cache/pictures")
+"""Where pictures without a file of their own are, unless something else is said."""
 SOURCES = ("image", "path", "url", "image_url")
 """Keys of a part that say where its picture is."""
 
@@ -58,7 +60,9 @@ def take_images(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     return plain, given
 
 
-def check_marks(messages: list[dict[str, str]], answers: list[str], images: list[Any]) -> None:
+def check_marks(
+    messages: Sequence[Mapping[str, str]], answers: Sequence[str], images: Sequence[Any]
+) -> None:
     """Refuse a row with another number of marks than pictures."""
     if not images:
         return

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from wdl.data.images import image_file
+from wdl.data.images import PICTURES, image_file
 from wdl.data.rows import Faults, Part, RowError, rows_of
 from wdl.data.schemas import EmptyAnswerError, Record, kind_of, parse_row
 from wdl.errors import UserError
@@ -77,7 +77,7 @@ class RecordReader:
         parts: Sequence[Part],
         on_bad_row: OnBadRow = "error",
         parse: Callable[[Any], Iterable[Record]] = _one_record,
-        pictures: Path = Path("runs/cache/pictures"),
+        pictures: Path = PICTURES,
     ) -> None:
         self.parts = parts
         self._pictures = pictures

@@ -89,6 +89,23 @@ def find_answer(completion: str, complete: bool, thinking: bool = False) -> str 
     return _stated(final) or alone
 
 
+def tagged_answer(completion: str, complete: bool, thinking: bool = False) -> str | None:
+    """What stands between the last ``<answer>`` tags behind the thinking, or in a box there.
+
+    For answers that are words, which all the rest of a completion might say, too. Arguments as of
+    :func:`find_answer`.
+    """
+    _, closed, rest = completion.rpartition(_END_OF_THINK)
+    if not closed and (thinking or _THINK in completion):
+        return None
+    final = rest if closed else completion
+    before, closing, _ = final.rpartition("</answer>")
+    _, opening, answer = before.rpartition("<answer>")
+    tagged = bool(closing and opening)
+    boxed = last_boxed(answer if tagged else final, complete)
+    return answer.strip() if tagged and boxed is None else boxed
+
+
 def last_boxed(text: str, complete: bool = True) -> str | None:
     r"""Contents of the last ``\boxed{}``, of the innermost one if boxes are nested.
 

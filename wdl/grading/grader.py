@@ -17,16 +17,16 @@ from importlib.metadata import version
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Self, get_args
 
-from wdl.grading.answers import find_answer, value_in
+from wdl.grading.answers import find_answer, tagged_answer, value_in
 from wdl.grading.notation import WRAPPERS, plain
 from wdl.grading.plain_numbers import equal_in_base, equal_numbers
 from wdl.system.child import Child, ChildFailure
 
-Kind = Literal["number", "expression", "letter"]
+Kind = Literal["number", "expression", "letter", "text"]
 Status = Literal["correct", "wrong", "cut_off", "could_not_grade"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 # Raised whenever the same answer may be graded differently than before.
-RULES_VERSION = 2
+RULES_VERSION = 3
 WORKER = "wdl.grading.math_worker"
 START_LIMIT = 120.0  # seconds
 _OPTION = re.compile(r"(?<![\w$\\])([A-Z])\s*[).:]")
@@ -126,7 +126,8 @@ class Grader(BaseGrader):
     def _grade(self, task: Task) -> Grade:
         answer = None
         try:
-            answer = find_answer(task.completion, task.complete, task.thinking)
+            find = tagged_answer if task.kind == "text" else find_answer
+            answer = find(task.completion, task.complete, task.thinking)
             if answer is None:
                 missing = Grade("wrong", None, "no answer")
                 return missing if task.complete else Grade("cut_off", None, "no answer yet")
@@ -139,6 +140,8 @@ class Grader(BaseGrader):
             return Grade("could_not_grade", answer, f"{type(error).__name__}: {error}")
 
     def _compare(self, task: Task, answer: str) -> bool:
+        if task.kind == "text":
+            return answer.split() == task.reference.split()
         reference = plain(task.reference)
         if plain(answer) == reference:
             return True

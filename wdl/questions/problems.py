@@ -10,7 +10,7 @@ A file is JSON, JSON Lines (also .zst) or Parquet, in any of the schemas of the 
     {"question", "options", "correct"}         multiple choice, see :mod:`wdl.questions.choices`
     {"Body", "Question", "Answer"}             SVAMP's own
 
-each with an optional "id".
+each with an optional "id", and with pictures as :mod:`wdl.data.images` says.
 """
 
 import math
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from wdl.config.paths import DATA_SUFFIXES
+from wdl.data.images import PICTURES, check_marks, image_file, take_images
 from wdl.data.rows import HubData, RowError, rows_of
 from wdl.errors import MAX_FAULTS, UserError
 from wdl.grading.answers import last_boxed
@@ -35,11 +36,15 @@ SOLUTION_KEYS = ("solution", "output")
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its reference answer; ``id`` is unique within its benchmark."""
+    """One question with its reference answer; ``id`` is unique within its benchmark.
+
+    ``images`` are the files of its pictures, each of which is ``<image>`` in the question.
+    """
 
     id: str
     question: str
     reference: str
+    images: tuple[str, ...] = ()
 
 
 def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Problem]:
@@ -55,7 +60,8 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     problems: dict[str, Problem] = {}
     for line, row in _rows(benchmark, file, faults):
         try:
-            problem = parse_problem(row, default_id=str(len(problems)))
+            folder = None if file is None else file.parent
+            problem = parse_problem(row, default_id=str(len(problems)), folder=folder)
             if benchmark.kind == "letter" and not re.fullmatch("[A-Za-z]", problem.reference):
                 raise RowError(f"the answer is {problem.reference!r}; a choice is one letter")
             if problem.id in problems:
@@ -76,22 +82,31 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     return list(problems.values())
 
 
-def parse_problem(row: Any, default_id: str) -> Problem:
+def parse_problem(row: Any, default_id: str, folder: Path | None = None) -> Problem:
     """One row of any schema as a problem.
 
+    Args:
+        row: The row.
+        default_id: Of a row that has none.
+        folder: What paths of pictures are relative to.
+
     Raises:
-        RowError: The row fits no schema, or a field is empty.
+        RowError: The row fits no schema, a field is empty, or a picture is not there.
     """
     if not isinstance(row, dict):
         raise RowError("a row is an object with a question and an answer; write {...}")
+    row, images = take_images(row)
     row = {key: value for key, value in row.items() if value is not None}
     identity = row.get("id", row.get("unique_id", default_id))
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         raise RowError("'id' is neither text nor number; mend it or drop it")
     question, options = _question(row), choices(row)
-    if options is None:
-        return Problem(str(identity), question, _reference(row))
-    return Problem(str(identity), f"{question}\n\n{options[0]}", options[1])
+    reference = _reference(row) if options is None else options[1]
+    if options is not None:
+        question = f"{question}\n\n{options[0]}"
+    check_marks([{"content": question}], [], images)
+    files = tuple(image_file(source, folder, PICTURES) for source in images)
+    return Problem(str(identity), question, reference, files)
 
 
 def _question(row: dict[str, Any]) -> str:

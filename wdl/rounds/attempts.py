@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, get_args
 
+from wdl.data.images import PICTURES, check_marks, image_file
 from wdl.data.rows import Faults, RowError, rows_of
 from wdl.data.schemas import encodable
 from wdl.errors import UserError
@@ -48,6 +49,8 @@ class Attempt:
         verdict: None before it is judged.
         stated: What the completion states as its answer, if anything.
         detail: Why it is ungraded, or what is missing.
+        images: Files of the question's pictures; in a file relative to it.
+        item: The question's.
     """
 
     id: str
@@ -61,6 +64,8 @@ class Attempt:
     verdict: Verdict | None = None
     stated: str | None = None
     detail: str = ""
+    images: tuple[str, ...] = ()
+    item: str | None = None
 
     @property
     def key(self) -> Key:
@@ -80,7 +85,8 @@ class Attempt:
 
     def row(self) -> dict[str, Any]:
         """As it is written."""
-        left_out = {"thinking"} - ({"thinking"} if self.thinking else set())
+        optional = ("thinking", "images", "item")
+        left_out = {name for name in optional if not getattr(self, name)}
         if self.verdict is None:
             left_out |= {"verdict", "stated", "detail"}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
@@ -89,9 +95,9 @@ class Attempt:
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "answer", "completion", "finish_reason", "detail"), (str,)),
     **dict.fromkeys(("attempt", "new_tokens"), (int,)),
-    "messages": (list,),
+    **dict.fromkeys(("messages", "images"), (list,)),
     "thinking": (bool,),
-    **dict.fromkeys(("verdict", "stated"), (str, type(None))),
+    **dict.fromkeys(("verdict", "stated", "item"), (str, type(None))),
 }
 
 
@@ -142,7 +148,7 @@ def _read_file(file: Path, graded: bool, answers: dict[str, str], faults: Faults
     found: dict[Key, Attempt] = {}
     for line, row in rows_of(file, faults):
         try:
-            attempt = _attempt(row)
+            attempt = _attempt(row, file.parent)
             if graded and attempt.verdict not in VERDICTS:
                 raise RowError("it has no verdict; grade the file with wdl grade first")
             if attempt.key in found:
@@ -161,7 +167,7 @@ def _read_file(file: Path, graded: bool, answers: dict[str, str], faults: Faults
     return list(found.values())
 
 
-def _attempt(row: Any) -> Attempt:
+def _attempt(row: Any, folder: Path) -> Attempt:
     if not isinstance(row, dict):
         raise RowError("an attempt is an object, as wdl sample writes it")
     known = {field.name: row[field.name] for field in fields(Attempt) if field.name in row}
@@ -179,7 +185,10 @@ def _attempt(row: Any) -> Attempt:
         raise RowError("messages must be a list of objects with the texts role and content")
     for message in messages:
         encodable(message["content"], "messages")
-    return Attempt(**known)
+    images = known.pop("images", [])
+    check_marks(messages, [], images)
+    files = tuple(image_file(source, folder, PICTURES) for source in images)
+    return Attempt(**known, images=files)
 
 
 def _is_message(message: Any) -> bool:

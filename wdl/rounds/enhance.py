@@ -110,7 +110,7 @@ def enhance(
                 "left_out": counts + Counter({"no agreement": len(proposed) - len(kept)}),
                 "teacher": client.bill(),
             }
-        output.write((asdict(one) for one in kept), summary)
+        output.write((one.row() for one in kept), summary)
     left_out = ", ".join(f"{number} {why}" for why, number in summary["left_out"].items())
     bill = summary["teacher"]
     print(

@@ -7,17 +7,24 @@ reads it. Attempts that were cut off, and texts that are there already, are left
 """
 
 from pathlib import Path
+from typing import Any
 
 from wdl.config.paths import InputPaths
 from wdl.errors import UserError
-from wdl.rounds.attempts import by_question, read_graded
+from wdl.rounds.attempts import Attempt, by_question, read_graded
 from wdl.rounds.output import Output
-from wdl.rounds.sides import both_sides
+from wdl.rounds.sides import balanced, both_sides, right_in_both_orders
 from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
 
 
-def keep(graded: InputPaths, out: str, per_question: int | None = None, seed: int = 42) -> None:
+def keep(
+    graded: InputPaths,
+    out: str,
+    per_question: int | None = None,
+    seed: int = 42,
+    both_orders: bool = True,
+) -> None:
     """Write the right attempts.
 
     Args:
@@ -25,6 +32,9 @@ def keep(graded: InputPaths, out: str, per_question: int | None = None, seed: in
         out: File to write, .jsonl.
         per_question: Most attempts at one question, drawn by lot; by default all.
         seed: Seeds the lot.
+        both_orders: Whether an attempt at a question with an item counts only if the one of the
+            same number is right in the other order of the pictures too; as many of each reference
+            are then kept.
     """
     if per_question is not None and per_question < 1:
         raise UserError(f"--per_question {per_question}: it is at least 1")
@@ -33,31 +43,38 @@ def keep(graded: InputPaths, out: str, per_question: int | None = None, seed: in
         "graded_sha256": digests,
         "per_question": per_question,
         "seed": seed,
+        "both_orders": both_orders,
     }
     output = Output(Path(out), key)
     summary = output.earlier()
     if summary is None:
-        groups = by_question(attempts)
+        groups, one_order = by_question(attempts), 0
+        if both_orders:
+            attempts, one_order = right_in_both_orders(attempts)
+        sides = {name: both_sides(group) for name, group in by_question(attempts).items()}
+        sides = {name: one for name, one in sides.items() if one.right}
+        if both_orders:
+            sides = balanced(sides, seed)
         kept = []
-        for group in groups.values():
-            right = both_sides(group).right
+        for right in (one.right for one in sides.values()):
             drawn = sorted(right, key=lambda one: lot(seed, one.id, one.completion))[:per_question]
             kept += [one for one in right if one in drawn]
         if not kept:
             raise UserError(f"--graded {graded}: no attempt is right; there is nothing to keep")
-        conversations = (
-            [*one.messages, {"role": "assistant", "content": one.completion}] for one in kept
-        )
         summary = {
             "rows": len(kept),
             "questions": len({one.id for one in kept}),
             "asked": len(groups),
+            "right_in_one_order": one_order,
         }
-        output.write(
-            ({"idx": idx, "messages": said} for idx, said in enumerate(conversations)), summary
-        )
+        output.write((_row(idx, one) for idx, one in enumerate(kept)), summary)
     print(
         f"{out}: {summary['rows']} rows, right attempts at {summary['questions']} of "
         f"{summary['asked']} questions"
     )
     leave_outcome({"rows": summary["rows"], "questions": summary["questions"]})
+
+
+def _row(idx: int, attempt: Attempt) -> dict[str, Any]:
+    said = [*attempt.messages, {"role": "assistant", "content": attempt.completion}]
+    return {"idx": idx, "messages": said, **({"images": attempt.images} if attempt.images else {})}

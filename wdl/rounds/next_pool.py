@@ -115,7 +115,7 @@ def next_pool(
             "origins": Counter(one.origin for one in renewed),
             "left_out": left_out,
         }
-        output.write((asdict(one) for one in renewed), summary)
+        output.write((one.row() for one in renewed), summary)
     print(told(summary["results"]))
     origins, gone = (
         ", ".join(f"{number} {name}" for name, number in summary[part].items())

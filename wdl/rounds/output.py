@@ -78,12 +78,20 @@ class Output:
     def write(self, rows: Rows, summary: dict[str, Any]) -> None:
         """Write the summary, then the rows as JSON Lines, and forget the journal."""
         self.write_summary(summary)
-        write_lines(self.path, (json.dumps(row, ensure_ascii=False) for row in rows))
+        whole = (with_images_from(row, self.path.parent) for row in rows)
+        write_lines(self.path, (json.dumps(row, ensure_ascii=False) for row in whole))
         self.journal.unlink(missing_ok=True)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the summary, which must be there before the file is."""
         write_json(self.summary, {"key": self.key, **summary})
+
+
+def with_images_from(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A row whose pictures, if it has any, are named as seen from the folder of its file."""
+    if not row.get("images"):
+        return row
+    return {**row, "images": [os.path.relpath(file, folder.resolve()) for file in row["images"]]}
 
 
 @contextmanager

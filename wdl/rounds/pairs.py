@@ -23,13 +23,21 @@ import pyarrow as pa
 from wdl.config.paths import InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import by_question, read_graded, statistics
-from wdl.rounds.output import MESSAGES, Output, read_summary, summary_of, write_table
-from wdl.rounds.sides import Sides, both_sides
+from wdl.rounds.output import (
+    MESSAGES,
+    Output,
+    read_summary,
+    summary_of,
+    with_images_from,
+    write_table,
+)
+from wdl.rounds.sides import Sides, balanced, both_sides, right_in_both_orders
 from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
 
 TEXTS = pa.list_(pa.string())
 SCHEMA = pa.schema([("prompt", MESSAGES), ("chosen", TEXTS), ("rejected", TEXTS)])
+IMAGES = pa.field("images", TEXTS)
 
 
 def pairs(
@@ -38,6 +46,7 @@ def pairs(
     val_fraction: float = 0.1,
     max_pairs: int | None = None,
     seed: int = 42,
+    both_orders: bool = True,
 ) -> None:
     """Put right and wrong attempts at the same questions together.
 
@@ -48,6 +57,9 @@ def pairs(
         max_pairs: Most pairs of one question; some of its attempts are left out by lot. By default
             there is no limit.
         seed: Seeds that lot.
+        both_orders: Whether an attempt at a question with an item is right only if the one of the
+            same number is right in the other order of the pictures too; as many questions of each
+            reference are then kept.
     """
     faults = {
         f"--val_fraction {val_fraction}: it lies in [0, 1)": not 0 <= val_fraction < 1,
@@ -62,15 +74,20 @@ def pairs(
         "val_fraction": val_fraction,
         "max_pairs": max_pairs,
         "seed": seed,
+        "both_orders": both_orders,
     }
     output = Output(folder / "train.parquet", key, folder / "description.json", ".parquet")
     description = output.earlier()
     if description is None:
-        sides = {name: both_sides(group) for name, group in by_question(attempts).items()}
-        kept = {name: one.capped(max_pairs, seed) for name, one in sides.items() if one.pairs}
+        counted, one_order = right_in_both_orders(attempts) if both_orders else (attempts, 0)
+        sides = {name: both_sides(group) for name, group in by_question(counted).items()}
+        sides = {name: one for name, one in sides.items() if one.pairs}
+        if both_orders:
+            sides = balanced(sides, seed)
+        kept = {name: one.capped(max_pairs, seed) for name, one in sides.items()}
         parts: dict[str, list[Sides]] = {"train": [], "validation": []}
         for name, one in kept.items():
-            held_out = lot("split", name) < val_fraction
+            held_out = lot("split", one.right[0].item or name) < val_fraction
             parts["validation" if held_out else "train"].append(one)
         if not parts["train"]:
             raise UserError(
@@ -85,12 +102,15 @@ def pairs(
             "attempts": {
                 **{name: n for name, n in statistics(attempts).items() if "pass@" not in name},
                 "in_pairs": sum(one.size for one in kept.values()),
+                "right_in_one_order": one_order,
             },
         }
         output.write_summary(description)
         for name in ("validation", "train"):
-            rows = [one.row() for one in parts[name]]
-            write_table(folder / f"{name}.parquet", rows, SCHEMA)
+            rows = [with_images_from(one.row(), folder) for one in parts[name]]
+            has_images = any("images" in row for row in rows)
+            schema = SCHEMA.append(IMAGES) if has_images else SCHEMA
+            write_table(folder / f"{name}.parquet", rows, schema)
     amounts = {name: description[name] for name in ("train", "validation")}
     for name, found in amounts.items():
         print(f"{folder / name}.parquet: {found['questions']} questions, {found['pairs']} pairs")

@@ -7,9 +7,10 @@ Any file of problems that :mod:`wdl.questions.problems` reads is a pool of fresh
 """
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +41,8 @@ class Question:
         attempts: Graded attempts in all rounds so far.
         solved: How many of them were right.
         streak: Rounds in a row whose attempts were all right; below 0, all wrong.
+        images: Files of its pictures, each of which is ``<image>`` in the text.
+        item: What questions have in common that ask the same with the pictures in another order.
     """
 
     id: str
@@ -51,22 +54,37 @@ class Question:
     attempts: int = 0
     solved: int = 0
     streak: int = 0
+    images: tuple[str, ...] = ()
+    item: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As it is written."""
+        left_out = {name for name in ("images", "item") if not getattr(self, name)}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def kind_of(question: str, answer: str) -> Kind:
     """How answers compare with the reference, as far as question and reference show it."""
     if answer in parse_choices(question):
         return "letter"
+    if _PROSE.fullmatch(answer):
+        return "text"
     return "expression" if parse_number(answer) is None else "number"
 
 
+_PROSE = re.compile(r"(?=.*[^\W\d_]{2,}.*\s.*[^\W\d_]{2,})[\w\s'’.,;:!?-]+")
+"""At least two words, and no sign of a formula."""
 _COUNTS = ("generation", "attempts", "solved", "streak")
 
 
-def question_id(text: str) -> str:
-    """16 hexadecimal digits that do not depend on white space or on how accents are coded."""
+def question_id(text: str, images: Sequence[str] = ()) -> str:
+    """16 hexadecimal digits that do not depend on white space or on how accents are coded.
+
+    Of pictures it is the content that counts.
+    """
     normal = " ".join(unicodedata.normalize("NFC", text).split())
-    return hashlib.sha256(normal.encode()).hexdigest()[:16]
+    seen = "".join(hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in images)
+    return hashlib.sha256(f"{normal}{seen}".encode()).hexdigest()[:16]
 
 
 def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
@@ -83,7 +101,7 @@ def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
     found: dict[str, Question] = {}
     for line, row in rows_of(file, faults):
         try:
-            question = _question(row)
+            question = _question(row, file.parent)
             known = found.setdefault(question.id, question)
             if known.answer != question.answer:
                 raise RowError(
@@ -121,26 +139,29 @@ def refuse_strangers(
             )
 
 
-def _question(row: Any) -> Question:
+def _question(row: Any, folder: Path) -> Question:
     """A row of a pool, or of any file of problems."""
-    problem = parse_problem(row, default_id="")
+    problem = parse_problem(row, "", folder)
     for key in filter(row.get, (*SYSTEMS, "history")):
         raise RowError(f"{key!r} is not asked; give --system_prompt for all questions, or drop it")
     text, answer = encodable(problem.question, "the question"), problem.reference
-    identity = question_id(text)
+    identity, item = question_id(text, problem.images), row.get("item")
+    if item is not None and not isinstance(item, str):
+        raise RowError(f"item is {item!r}; give it a text")
+    seen: dict[str, Any] = {"images": problem.images, "item": item}
     if "origin" not in row:
         parent = row.get("parent")
         if parent is not None and not isinstance(parent, str):
             raise RowError(f"parent is {parent!r}; give the id of a question")
-        return Question(identity, text, answer, parent=parent)
+        return Question(identity, text, answer, parent=parent, **seen)
     if row["origin"] not in get_args(Origin):
         known = ", ".join(get_args(Origin))
         raise RowError(f"origin is {row['origin']!r}; choose from {known}, or drop it")
-    state = {one.name: row.get(one.name, one.default) for one in fields(Question)[3:]}
+    state = {one.name: row.get(one.name, one.default) for one in fields(Question)[3:-2]}
     for name in _COUNTS:
         lowest = None if name == "streak" else 0
         if type(state[name]) is not int or (lowest is not None and state[name] < lowest):
             raise RowError(f"{name} is {state[name]!r}; it is a number from 0 up")
     if state["solved"] > state["attempts"]:
         raise RowError(f"{state['solved']} of {state['attempts']} attempts are solved; mend it")
-    return Question(identity, text, answer, **state)
+    return Question(identity, text, answer, **state, **seen)

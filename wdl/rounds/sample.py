@@ -69,7 +69,7 @@ def sample(
         top_p=top_p,
         seed=seed,
     )
-    asked = [Problem(one.id, one.question, one.answer) for one in questions.values()]
+    asked = [Problem(one.id, one.question, one.answer, one.images) for one in questions.values()]
     requests, sampling = protocol.requests(asked), protocol.sampling("")
     with closing(find_engine(engine, vllm)(model)) as made:
         checked = made.check(requests, sampling)
@@ -90,6 +90,8 @@ def sample(
                     finish_reason=entry["finish_reason"],
                     new_tokens=entry["new_tokens"],
                     thinking=checked.get("thinking", False),
+                    images=questions[request.id].images,
+                    item=questions[request.id].item,
                 )
                 for request, entry in zip(requests, entries, strict=True)
             ]

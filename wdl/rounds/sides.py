@@ -1,7 +1,7 @@
 """The right and the wrong attempts at one question, as something to train with."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wdl.errors import UserError
@@ -16,6 +16,7 @@ class Sides:
     prompt: list[dict[str, str]]
     right: list[Attempt]
     wrong: list[Attempt]
+    images: tuple[str, ...] = ()
 
     @property
     def pairs(self) -> int:
@@ -37,7 +38,7 @@ class Sides:
         )
         while len(right) * len(wrong) > most:
             max(right, wrong, key=len).pop()
-        return Sides(self.prompt, right, wrong)
+        return replace(self, right=right, wrong=wrong)
 
     def row(self) -> dict[str, Any]:
         """As it is written."""
@@ -45,6 +46,7 @@ class Sides:
             "prompt": self.prompt,
             "chosen": [attempt.completion for attempt in self.right],
             "rejected": [attempt.completion for attempt in self.wrong],
+            **({"images": self.images} if self.images else {}),
         }
 
 
@@ -82,4 +84,55 @@ def both_sides(attempts: Sequence[Attempt]) -> Sides:
         one_prompt(attempts),
         [one for text, one in right.items() if text not in wrong],
         [one for text, one in wrong.items() if text not in right],
+        attempts[0].images,
     )
+
+
+def right_in_both_orders(attempts: Sequence[Attempt]) -> tuple[list[Attempt], int]:
+    """The attempts without those that are right in one order of their pictures alone.
+
+    Questions of one item ask the same of the same pictures, in another order each; an attempt at
+    one of them goes with the one of the same number at the others. Whoever always names the first
+    picture is right half of the time.
+
+    Returns:
+        What is left, and how many attempts are left out. Attempts at no item stay.
+
+    Raises:
+        UserError: An item was asked in one order only.
+    """
+    items: dict[str, dict[str, set[int]]] = {}
+    for one in attempts:
+        if one.item is not None:
+            right = items.setdefault(one.item, {}).setdefault(one.id, set())
+            right |= {one.attempt} if one.verdict == "right" else set()
+    if alone := [name for name, questions in items.items() if len(questions) < 2]:
+        raise UserError(
+            f"--graded: {len(alone)} items were asked in one order only, such as {alone[0]}; ask "
+            "the other one too, or give --both_orders false"
+        )
+    both = {name: set.intersection(*questions.values()) for name, questions in items.items()}
+    kept = [
+        one
+        for one in attempts
+        if one.item is None or one.verdict != "right" or one.attempt in both[one.item]
+    ]
+    return kept, len(attempts) - len(kept)
+
+
+def balanced(sides: Mapping[str, Sides], seed: int) -> dict[str, Sides]:
+    """As many questions of each reference, by lot, among those that are asked in both orders.
+
+    Otherwise a model learns to prefer a place.
+    """
+    classes: dict[str, list[str]] = {}
+    for name, one in sides.items():
+        if one.right[0].item is not None:
+            classes.setdefault(one.right[0].answer, []).append(name)
+    fewest = min(map(len, classes.values()), default=0)
+    dropped = {
+        name
+        for names in classes.values()
+        for name in sorted(names, key=lambda name: lot(seed, "balance", name))[fewest:]
+    }
+    return {name: one for name, one in sides.items() if name not in dropped}
