@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import TemplateSyntaxError
 
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedTokenizerBase
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 
 _TAG = r"(<(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[THINK\])"
 OPEN_THOUGHT = re.compile(_TAG + r"(\s*)$")
@@ -73,12 +74,21 @@ def render(
             f"{place} refuses a conversation of {roles} ({error}); leave out what it refuses, or "
             "mend it"
         ) from None
-    for role, said in ((message["role"], message["content"].strip()) for message in messages):
+    for role, said in (
+        (m["role"], said.strip()) for m in messages for said in _texts(m["content"])
+    ):
         if role == "assistant" or said in text:
             continue
         if json.dumps(said, ensure_ascii=False)[1:-1] not in text:
             raise UserError(f"{place} leaves out what {role} says; leave that out, or mend it")
     return text
+
+
+def _texts(content: str | Sequence[Mapping[str, str]]) -> list[str]:
+    """What a message says, without its pictures."""
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content if part["type"] == "text"]
 
 
 def probe(tokenizer: PreTrainedTokenizerBase, vocabulary: int | None = None) -> Template:

@@ -35,11 +35,16 @@ SOLUTION_KEYS = ("solution", "output")
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its reference answer; ``id`` is unique within its benchmark."""
+    """One question with its reference answer; ``id`` is unique within its benchmark.
+
+    ``images`` are the absolute paths of the pictures, in the order of the ``<image>`` marks in the
+    question.
+    """
 
     id: str
     question: str
     reference: str
+    images: tuple[str, ...] = ()
 
 
 def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Problem]:
