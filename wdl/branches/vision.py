@@ -165,7 +165,9 @@ class Vision:
                 f"{IMAGE} once for each, and no {self.processor.image_token}"
             )
         try:
-            made = self.processor(text=[prompt], images=list(images), add_special_tokens=False)
+            made = self.processor(
+                text=[prompt], images=list(images) or None, add_special_tokens=False
+            )
         except ValueError as error:  # of extreme proportions, for example
             raise ImageError(f"the processor refuses a picture ({error}); change it") from None
         return list(made["input_ids"][0])

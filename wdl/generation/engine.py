@@ -39,11 +39,16 @@ TRANSFORMERS = cast(EngineName, "transformers")
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to generate: the ``sample``-th to problem ``id``, asked by ``messages``."""
+    """One answer to generate: the ``sample``-th to problem ``id``, asked by ``messages``.
+
+    ``images`` are the absolute paths of the pictures, in the order of the ``<image>`` marks in the
+    texts of ``messages``.
+    """
 
     id: str
     sample: int
     messages: list[dict[str, Any]]
+    images: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:

@@ -6,21 +6,28 @@ Prompts are rendered as in training. A model is a folder, or a name on the hub.
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from wdl.branches.sources import check_source, load_config, load_tokenizer, model_digest
-from wdl.branches.template import Template, probe
+from wdl.branches.sources import (
+    check_source,
+    load_config,
+    load_tokenizer,
+    model_digest,
+    reads_images,
+)
+from wdl.branches.template import Template, probe, render
+from wdl.branches.vision import Vision, with_parts
 from wdl.data.encoding import encode_prompt
 from wdl.errors import UserError
 from wdl.generation.engine import Engine, Generation, Request, Sampling
+from wdl.generation.pictures import digests, of_questions, opened
 from wdl.system.digests import value_digest
 
 
 class Prompt(NamedTuple):
-    """A request and the token ids that it is asked with."""
+    """A request and the token ids that it is asked with, all those of its pictures among them."""
 
     request: Request
     tokens: list[int]
@@ -41,6 +48,8 @@ class LocalEngine(Engine):
         check_source(source, "--model", weights=False)
         self.config = load_config(source)
         self.context = 0  # longest prompt and answer together that were asked for, in tokens
+        self.most_images = 0  # of one prompt that was asked for
+        self._seen: dict[tuple[str, tuple[str, ...]], list[int]] = {}
 
     @abstractmethod
     def software(self) -> dict[str, Any]:
@@ -59,20 +68,27 @@ class LocalEngine(Engine):
     def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
         """Digest of the prompts, whether they open a thought, and what ends an answer."""
         stop = list(self.stop_tokens)  # first, since it refuses a tokenizer without a template
-        prompts = [prompt.tokens for prompt in self.prompts(requests, sampling)]
+        read: list[Any] = [prompt.tokens for prompt in self.prompts(requests, sampling)]
+        if any(request.images for request in requests):
+            read = [read, digests(requests), self.vision.key()]
         thinking = {"thinking": True} if self.template.opened else {}
-        return {"prompt_sha256": value_digest(prompts), "stop_tokens": stop, **thinking}
+        return {"prompt_sha256": value_digest(read), "stop_tokens": stop, **thinking}
 
     def prompts(self, requests: Sequence[Request], sampling: Sampling) -> list[Prompt]:
         """The token ids of ``requests``.
 
         Raises:
-            UserError: The model has not enough context.
+            UserError: The model has not enough context, or cannot take the pictures.
         """
-        prompts: list[Prompt] = []
-        for messages, group in groupby(requests, lambda request: request.messages):
-            tokens = encode_prompt(self.tokenizer, messages)
-            prompts += [Prompt(request, tokens) for request in group]
+        asked = next((request.id for request in requests if request.images), None)
+        if asked is not None and not reads_images(self.config):
+            raise UserError(
+                f"{asked}: it has pictures and {self.source} reads only text; give a "
+                "vision-language model"
+            )
+        encode = self._encode if asked is None else self._encode_with_images
+        tokens = of_questions(requests, encode)
+        prompts = [Prompt(*pair) for pair in zip(requests, tokens, strict=True)]
         longest = max(len(prompt.tokens) for prompt in prompts)
         needed = longest + sampling.max_new_tokens
         context = self.config.get_text_config().max_position_embeddings
@@ -83,7 +99,24 @@ class LocalEngine(Engine):
                 f"{max(context - longest, 0)} new tokens"
             )
         self.context = max(self.context, needed)
+        self.most_images = max(self.most_images, *(len(one.images) for one in requests))
         return prompts
+
+    def _encode(self, request: Request) -> list[int]:
+        return encode_prompt(self.tokenizer, request.messages)
+
+    def _encode_with_images(self, request: Request) -> list[int]:
+        """Counted by the processor, which has to see the pictures; but once is enough."""
+        messages = with_parts(request.messages) if request.images else request.messages
+        asked = render(self.tokenizer, messages), request.images
+        if asked not in self._seen:
+            self._seen[asked] = self.vision.tokens(asked[0], opened(request))
+        return self._seen[asked]
+
+    @cached_property
+    def vision(self) -> Vision:
+        """What makes tokens and pixels of pictures."""
+        return Vision(self.source)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -15,9 +15,11 @@ from typing import Any
 
 from wdl.errors import UserError
 from wdl.generation.engine import Engine, Generation, Key, Request, Sampling
+from wdl.generation.pictures import content_parts, digests, of_questions, opened
 from wdl.remote.client import Client
 from wdl.remote.endpoint import Endpoint
 from wdl.remote.replies import Reply
+from wdl.system.digests import value_digest
 
 LARGEST_SEED = 2**63 - 1
 
@@ -44,8 +46,11 @@ class OpenAIEngine(Engine):
         endpoint.check()
 
     def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
-        """Whether answers begin in a thought; prompts are the server's business."""
-        return {"thinking": True} if self.thinking else {}
+        """Whether answers begin in a thought, and digests of pictures; the rest is the server's."""
+        thinking = {"thinking": True} if self.thinking else {}
+        of_questions(requests, opened)
+        asked = any(request.images for request in requests)
+        return thinking | ({"images_sha256": value_digest(digests(requests))} if asked else {})
 
     def describe(self) -> dict[str, Any]:
         """The model's name and what else is in each request."""
@@ -79,7 +84,7 @@ class OpenAIEngine(Engine):
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         return self.endpoint.body(
-            request.messages,
+            content_parts(request),
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,

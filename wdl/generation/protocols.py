@@ -61,7 +61,11 @@ class Protocol:
         system = self.system_prompt
         opening = [{"role": "system", "content": system}] if system is not None else []
         asked = [(p, [*opening, {"role": "user", "content": p.question}]) for p in problems]
-        return [Request(p.id, n, messages) for p, messages in asked for n in range(self.samples)]
+        return [
+            Request(p.id, n, messages, p.images)
+            for p, messages in asked
+            for n in range(self.samples)
+        ]
 
     def sampling(self, benchmark: str) -> Sampling:
         """How the answers to the problems of ``benchmark`` are drawn."""

@@ -6,16 +6,19 @@ end; `generate` of transformers carries the ended ones along until the last has 
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.logging import disable_progress_bar
 
+from wdl.branches.loading import model_class
 from wdl.generation.engine import Generation, Key, Request, Sampling
 from wdl.generation.local_engine import LocalEngine, Prompt
+from wdl.generation.pictures import opened
 
 MAX_ROWS = 128
 # Positions that the cache of a batch may hold: 19 GB for Qwen3-4B in bfloat16.
@@ -24,15 +27,40 @@ MAX_POSITIONS = 131_072
 ENDED_SHARE = 0.125
 
 
+class Reading(NamedTuple):
+    """What a model reads at once, of R prompts.
+
+    Attributes:
+        tokens: [R, T] int64, padded on the left; later [R, 1].
+        mask: [R, positions so far] int64, 0 on padding.
+        positions: [R, T] or [axes, R, T] int64, then for the last token alone.
+        pictures: What comes with the tokens, for their pictures.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    positions: Tensor
+    pictures: dict[str, Tensor]
+
+    def then(self, tokens: Tensor) -> "Reading":
+        """The next, of one token [R, 1] behind each; it is text, and so is what it follows."""
+        mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        return Reading(tokens, mask, self.positions[..., -1:] + 1, {})
+
+    def keep(self, rows: Tensor) -> "Reading":
+        """Some of the prompts."""
+        return Reading(self.tokens[rows], self.mask[rows], self.positions[..., rows, :], {})
+
+
 class TransformersEngine(LocalEngine):
-    """A causal language model, on CUDA in bfloat16 or on the CPU in float32."""
+    """A language model, on CUDA in bfloat16 or on the CPU in float32."""
 
     @cached_property
     def model(self) -> PreTrainedModel:
         """The weights."""
         device, dtype = _device()
         disable_progress_bar()  # of loading: there is one for the answers
-        model = AutoModelForCausalLM.from_pretrained(self.source, dtype=dtype)
+        model = model_class(self.config).from_pretrained(self.source, dtype=dtype)
         return model.eval().to(device=device)
 
     def software(self) -> dict[str, str | int]:
@@ -73,13 +101,8 @@ class TransformersEngine(LocalEngine):
         """The answers to one batch of R prompts, as they end."""
         device, _ = _device()
         requests = [prompt.request for prompt in batch]
-        prompts = [torch.tensor(prompt.tokens, device=device) for prompt in batch]
-        inputs, mask = (  # [R, T], later [R, 1]; [R, positions so far]
-            pad_sequence(rows, batch_first=True, padding_side="left")
-            for rows in (prompts, [torch.ones_like(tokens) for tokens in prompts])
-        )
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        written = inputs[:, :0]  # [R, new tokens]
+        reading = self._begin(batch, device)
+        written = reading.tokens[:, :0]  # [R, new tokens]
         ended = torch.zeros(len(batch), dtype=torch.bool, device=device)
         stop = torch.tensor(self.stop_tokens, device=device)
         # what is drawn depends on the batch that this request begins
@@ -87,15 +110,17 @@ class TransformersEngine(LocalEngine):
         cache = DynamicCache(config=self.model.config)
         for left in reversed(range(sampling.max_new_tokens)):
             logits = self.model(
-                input_ids=inputs,
-                attention_mask=mask,
-                position_ids=positions,
+                input_ids=reading.tokens,
+                attention_mask=reading.mask,
+                position_ids=reading.positions,
                 past_key_values=cache,
                 logits_to_keep=1,
+                **reading.pictures,
             ).logits[:, -1]
-            inputs = choose_tokens(logits.float(), sampling, draw)[:, None]
-            written = torch.cat([written, inputs], dim=1)
-            ended |= torch.isin(inputs[:, 0], stop)
+            tokens = choose_tokens(logits.float(), sampling, draw)[:, None]
+            written = torch.cat([written, tokens], dim=1)
+            ended |= torch.isin(tokens[:, 0], stop)
+            reading = reading.then(tokens)
             if left == 0 or ended.float().mean() >= ENDED_SHARE:
                 leaving = ended if left else torch.ones_like(ended)
                 yield [
@@ -106,12 +131,23 @@ class TransformersEngine(LocalEngine):
                 if not len(kept):
                     return
                 requests = [requests[row] for row in kept.tolist()]
-                inputs, mask, positions, written, ended = (
-                    rows[kept] for rows in (inputs, mask, positions, written, ended)
-                )
+                reading, written, ended = reading.keep(kept), written[kept], ended[kept]
                 cache.batch_select_indices(kept)
-            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-            positions = positions[:, -1:] + 1
+
+    def _begin(self, batch: list[Prompt], device: torch.device) -> Reading:
+        """What the model reads first: the prompts, with the pictures that are in them."""
+        prompts = [torch.tensor(prompt.tokens, device=device) for prompt in batch]
+        tokens, mask = (
+            pad_sequence(rows, batch_first=True, padding_side="left")
+            for rows in (prompts, [torch.ones_like(tokens) for tokens in prompts])
+        )
+        images = [image for prompt in batch for image in opened(prompt.request)]
+        if not images:
+            return Reading(tokens, mask, (mask.cumsum(1) - 1).clamp(min=0), {})
+        pictures = {k: v.to(device) for k, v in self.vision.inputs(tokens, images).items()}
+        # height and width of a picture are axes of their own
+        positions, _ = self.model.base_model.get_rope_index(tokens, attention_mask=mask, **pictures)
+        return Reading(tokens, mask, positions, pictures)
 
     def _cut(self, request: Request, tokens: list[int]) -> Generation:
         """The answer up to the first token that ends it; what follows was written in vain."""

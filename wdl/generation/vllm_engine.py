@@ -12,6 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from wdl.branches.loading import reads_images
+from wdl.branches.vision import with_parts
+from wdl.data.encoding import encode_prompt
 from wdl.errors import UserError
 from wdl.generation.engine import Generation, Key, Request, Sampling
 from wdl.generation.local_engine import LocalEngine, Prompt
@@ -113,6 +116,8 @@ class VllmEngine(LocalEngine):
             "gpu_memory_utilization": self.options.gpu_memory_utilization,
             "enforce_eager": on_cpu,
         }
+        if reads_images(self.config):
+            arguments["limit_mm_per_prompt"] = {"image": self.most_images, "video": 0}
         if on_cpu:
             # vLLM takes back a seeded draw after part of a prompt, which CPU generators cannot
             arguments["enable_chunked_prefill"] = False
@@ -130,7 +135,11 @@ class VllmEngine(LocalEngine):
         """A line of input for the worker."""
         return {
             "requests": [
-                {"prompt": prompt.tokens, "seed": sampling.seed_of(prompt.request) >> 32}
+                {
+                    "prompt": self._unseen(prompt),
+                    "images": prompt.request.images,
+                    "seed": sampling.seed_of(prompt.request) >> 32,
+                }
                 for prompt in prompts
             ],
             "sampling": {
@@ -141,6 +150,12 @@ class VllmEngine(LocalEngine):
                 "detokenize": False,
             },
         }
+
+    def _unseen(self, prompt: Prompt) -> list[int]:
+        """Token ids with one for each picture, of which vLLM makes as many as it needs."""
+        if not prompt.request.images:
+            return prompt.tokens
+        return encode_prompt(self.tokenizer, with_parts(prompt.request.messages))
 
 
 def _devices(options: VllmOptions, copy: int) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 It runs under the interpreter that has vLLM, which need not have this project: nothing of wdl is
 imported here. The first line of input holds the arguments of ``vllm.LLM``; each further line holds
-requests, which are all submitted at once. A line goes out for each answer as soon as it ends, and
-at least one every few seconds as a sign of life.
+requests, which are submitted some way ahead of what is answered. A line goes out for each answer as
+soon as it ends, and at least one every few seconds as a sign of life.
 """
 
 import ctypes
@@ -12,9 +12,11 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from typing import Any, TextIO
 
 SIGN_OF_LIFE = 5.0
+AHEAD = 2  # requests submitted for each that the model answers at a time; pictures are large
 
 
 def build(arguments: dict[str, Any]) -> Any:
@@ -33,11 +35,14 @@ def answer(engine: Any, work: dict[str, Any], out: TextIO) -> None:
     """Generate for all requests and write each answer when it ends."""
     from vllm import SamplingParams
 
-    for number, request in enumerate(work["requests"]):
-        params = SamplingParams(**work["sampling"], seed=request["seed"])
-        engine.add_request(str(number), {"prompt_token_ids": request["prompt"]}, params)
+    room = AHEAD * engine.vllm_config.scheduler_config.max_num_seqs
+    waiting = deque(enumerate(work["requests"]))
     last = time.monotonic()
-    while engine.has_unfinished_requests():
+    while waiting or engine.has_unfinished_requests():
+        while waiting and engine.get_num_unfinished_requests() < room:
+            number, request = waiting.popleft()
+            params = SamplingParams(**work["sampling"], seed=request["seed"])
+            engine.add_request(str(number), prompt(request), params)
         ended = [output for output in engine.step() if output.finished]
         for output in ended:
             generated = output.outputs[0]
@@ -50,6 +55,19 @@ def answer(engine: Any, work: dict[str, Any], out: TextIO) -> None:
         if ended or time.monotonic() - last > SIGN_OF_LIFE:
             print("{}", file=out, flush=True)
             last = time.monotonic()
+
+
+def prompt(request: dict[str, Any]) -> dict[str, Any]:
+    """What vLLM reads; the pictures were checked by who asks."""
+    from PIL import Image, ImageOps
+
+    tokens = {"prompt_token_ids": request["prompt"]}
+    if not request["images"]:
+        return tokens
+    images = [
+        ImageOps.exif_transpose(Image.open(file)).convert("RGB") for file in request["images"]
+    ]
+    return {**tokens, "multi_modal_data": {"image": images}}
 
 
 def main() -> None:

@@ -23,7 +23,14 @@ from wdl.remote.endpoint import Teacher
 from wdl.remote.teacher import Form, Messages, TeacherClient, Unusable
 from wdl.rounds.attempts import Attempt, by_question, read_graded
 from wdl.rounds.output import Output, resumable
-from wdl.rounds.pool import Question, kind_of, question_id, read_pool, refuse_strangers
+from wdl.rounds.pool import (
+    Question,
+    kind_of,
+    question_id,
+    read_pool,
+    refuse_pictures,
+    refuse_strangers,
+)
 from wdl.system.digests import files_digest, value_digest
 from wdl.system.outcome import leave_outcome
 
@@ -83,6 +90,7 @@ def enhance(
     if found := [text for text, wrong in faults.items() if wrong]:
         raise UserError(*found)
     questions = {one.id: one for one in read_pool(Path(pool))}
+    refuse_pictures(questions.values(), f"--pool {pool}")
     attempts, digests = read_graded([Path(graded)])
     refuse_strangers(questions.values(), attempts, f"--graded {graded}", pool)
     check = Check(solutions, majority, temperature)

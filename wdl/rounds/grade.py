@@ -215,6 +215,11 @@ def grade(
     replies = Path(f"{out}.teacher.jsonl")
     with closing(find_judge(by, teacher, replies)) as judge:
         attempts = read_samples(file)
+        if by in JUDGES[1:] and any(attempt.images for attempt in attempts):
+            raise UserError(
+                f"--by {by}: a teacher is not shown pictures, and {file} has some; grade by rules, "
+                "or by a grader of your own"
+            )
         output = Output(
             Path(out), {"samples_sha256": files_digest([file]), "judge": judge.describe()}
         )

@@ -26,7 +26,7 @@ from wdl.config.paths import InputPath, InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import Attempt, by_question, read_graded, statistics, told
 from wdl.rounds.output import Output
-from wdl.rounds.pool import Question, question_id, read_pool, refuse_strangers
+from wdl.rounds.pool import Question, question_id, read_pool, refuse_pictures, refuse_strangers
 from wdl.rounds.similar import Texts
 from wdl.system.digests import files_digest, lot
 from wdl.system.outcome import leave_outcome
@@ -86,6 +86,7 @@ def next_pool(
     if found := [text for text, wrong in faults.items() if wrong]:
         raise UserError(*found)
     questions = read_pool(Path(pool))
+    refuse_pictures(questions, f"--pool {pool}")
     attempts, digests = read_graded([Path(graded)])
     refuse_strangers(questions, attempts, f"--graded {graded}", pool)
     from_file = enhance is not None and enhance != ARITHMETIC

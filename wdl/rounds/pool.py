@@ -117,6 +117,19 @@ def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
     return list(found.values())
 
 
+def refuse_pictures(questions: Iterable[Question], place: str) -> None:
+    """Refuse questions with pictures where only their texts would tell them apart.
+
+    Raises:
+        UserError: There is one.
+    """
+    if seen := next((one for one in questions if one.images), None):
+        raise UserError(
+            f"{place}: {seen.id} has pictures, and questions are renewed by their texts alone; "
+            "ask the same pool in each round"
+        )
+
+
 def refuse_strangers(
     questions: Iterable[Question], attempts: Sequence[Attempt], place: str, pool: str
 ) -> None:

@@ -110,6 +110,8 @@ def _look(row: Any) -> str | Task:
         record = parse_row(row)
     except RowError:
         return "broken row"
+    if record["images"]:
+        return "pictures, which are not read here"
     reference = _reference(row)
     if reference is None:
         return "no reference"

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from wdl.config.paths import InputPaths
+from wdl.errors import UserError
 from wdl.rounds.attempts import Attempt, by_question, read_graded
 from wdl.rounds.output import MESSAGES, Output, write_table
 from wdl.rounds.sides import one_prompt
@@ -47,6 +48,8 @@ def prompts(graded: InputPaths, out: str, data_source: str = "lighteval/MATH") -
             \boxed{} with the reference.
     """
     attempts, digests = read_graded(graded.paths)
+    if any(attempt.images for attempt in attempts):
+        raise UserError(f"--graded {graded}: questions with pictures are not written as prompts")
     key = {
         "graded_sha256": digests,
         "data_source": data_source,

@@ -108,7 +108,7 @@ def _config(kind: Kind, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
     text |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     text |= {"bos_token_id": None, "rms_norm_eps": 1e-6}
     names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-    image, video, start, end = tokenizer.convert_tokens_to_ids(list(names))
+    image, video, start, end = (tokenizer.convert_tokens_to_ids(name) for name in names)
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
     shared: dict[str, Any] = {
         "image_token_id": image,
