@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoTokenizer
 
+from wdl.generation.engine import Request
+
 TEMPLATE = """{%- for message in messages -%}
 <|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}
@@ -73,6 +75,8 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+SIZES = [(60, 90), (28, 28), (120, 40), (90, 90)]
+TEXTS = ["<image> What?", "Plain text", "One <image>, two <image> and <image>", "<image><image>"]
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
@@ -80,14 +84,13 @@ def write_vision_model(folder: Path, tokenizer_source: Path, kind: str = "qwen2_
     """A model of transformers' ``kind``; one token in thirteen ends its answers."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
     start, end, image, video = tokenizer.convert_tokens_to_ids(list(MARKS))
-    config = CONFIG_MAPPING[kind](
-        **KINDS[kind],
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-        image_token_id=image,
-        video_token_id=video,
-        tie_word_embeddings=False,
-    )
+    tokens: dict[str, Any] = {
+        "vision_start_token_id": start,
+        "vision_end_token_id": end,
+        "image_token_id": image,
+        "video_token_id": video,
+    }
+    config = CONFIG_MAPPING[kind](**KINDS[kind], **tokens, tie_word_embeddings=False)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = list(range(0, 288, 13))
@@ -118,3 +121,16 @@ def draw(file: Path, width: int, height: int, colour: str) -> str:
     ImageDraw.Draw(image).line((0, height - 3, width, height // 2), fill="black", width=3)
     image.save(file)
     return str(file.absolute())
+
+
+def requests_with_images(folder: Path) -> list[Request]:
+    """Twelve, with none to three pictures each."""
+    made = []
+    for n in range(12):
+        text = TEXTS[n % 4] + f" {n}" * n
+        images = tuple(
+            draw(folder / f"{n}-{m}.png", *SIZES[(n + m) % 4], ("red", "blue", "green")[m])
+            for m in range(text.count("<image>"))
+        )
+        made.append(Request(f"p{n}", 0, [{"role": "user", "content": text}], images))
+    return made
