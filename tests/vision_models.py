@@ -77,20 +77,20 @@ KINDS: dict[str, dict[str, Any]] = {
 PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 SIZES = [(60, 90), (28, 28), (120, 40), (90, 90)]
 TEXTS = ["<image> What?", "Plain text", "One <image>, two <image> and <image>", "<image><image>"]
-MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+MARKS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
 
 
 def write_vision_model(folder: Path, tokenizer_source: Path, kind: str = "qwen2_5_vl") -> Path:
     """A model of transformers' ``kind``; one token in thirteen ends its answers."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(MARKS))
-    tokens: dict[str, Any] = {
-        "vision_start_token_id": start,
-        "vision_end_token_id": end,
-        "image_token_id": image,
-        "video_token_id": video,
-    }
-    config = CONFIG_MAPPING[kind](**KINDS[kind], **tokens, tie_word_embeddings=False)
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MARKS.items()}
+    settings: dict[str, Any] = {**KINDS[kind], **ids, "tie_word_embeddings": False}
+    config = CONFIG_MAPPING[kind](**settings)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = list(range(0, 288, 13))
@@ -98,7 +98,7 @@ def write_vision_model(folder: Path, tokenizer_source: Path, kind: str = "qwen2_
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     patch = KINDS[kind]["vision_config"]["patch_size"]
-    settings = {
+    processor = {
         "patch_size": patch,
         "merge_size": 2,
         "temporal_patch_size": 2,
@@ -107,8 +107,8 @@ def write_vision_model(folder: Path, tokenizer_source: Path, kind: str = "qwen2_
         "size": {"shortest_edge": (2 * patch) ** 2, "longest_edge": (8 * patch) ** 2},
         "processor_class": PROCESSORS[kind],
     }
-    images = {**settings, "image_processor_type": "Qwen2VLImageProcessor"}
-    videos = {**settings, "video_processor_type": "Qwen2VLVideoProcessor"}
+    images = {**processor, "image_processor_type": "Qwen2VLImageProcessor"}
+    videos = {**processor, "video_processor_type": "Qwen2VLVideoProcessor"}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     (folder / "video_preprocessor_config.json").write_text(json.dumps(videos))
     return folder

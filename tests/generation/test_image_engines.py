@@ -1,10 +1,12 @@
 """Requests with pictures: answered as transformers answers each alone, and counted before that."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import LlavaConfig
 from vision_models import KINDS, draw, requests_with_images, write_vision_model
 
 from wdl.branches.vision import open_image
@@ -134,6 +136,14 @@ def test_a_model_of_text_takes_no_pictures(architecture: Path, tmp_path: Path) -
     engine = TransformersEngine(str(architecture))
     with pytest.raises(UserError, match=r"p: it has pictures and .* reads only text; give a"):
         ask(engine, "<image>", draw(tmp_path / "a.png", 56, 56, "red"))
+
+
+def test_pictures_of_other_kinds_of_models_are_refused(architecture: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(architecture, folder)
+    LlavaConfig().save_pretrained(folder)
+    with pytest.raises(UserError, match="not yet as llava; use --engine vllm"):
+        ask(TransformersEngine(str(folder)), "<image>", draw(tmp_path / "a.png", 56, 56, "red"))
 
 
 def test_problems_hand_their_pictures_on() -> None:
