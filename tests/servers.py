@@ -1,14 +1,22 @@
-"""An OpenAI-compatible server that does as a test tells it, faults included."""
+"""OpenAI-compatible servers: one that does as a test tells it, faults included, and vLLM's own."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from processes import wait_for
 
 
 @dataclass
@@ -109,3 +117,41 @@ def serve(script: Script) -> Iterator[Server]:
         finally:
             httpd.shutdown()
             thread.join()
+
+
+@contextmanager
+def serve_vllm(interpreter: Path, model: Path, log: Path, key: str = "") -> Iterator[Server]:
+    """A server of vLLM with a model that it calls ``tiny``; it wants a key if one is given."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [interpreter.absolute(), "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", model, "--served-model-name", "tiny", "--dtype", "float32"]
+    command += ["--enforce-eager", "--host", "127.0.0.1", "--port", port]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    if key:
+        environment["VLLM_API_KEY"] = key
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            env=environment,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+
+    def is_ready() -> bool:
+        assert process.poll() is None, log.read_text()[-3000:]
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
+            return True
+        return False
+
+    try:
+        wait_for(is_ready, 300)
+        yield Server(f"http://127.0.0.1:{port}/v1")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoTokenizer
 
+from wdl.generation.engine import Request
+
 TEMPLATE = """{%- for message in messages -%}
 <|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}
@@ -73,21 +75,22 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
-MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SIZES = [(60, 90), (28, 28), (120, 40), (90, 90)]
+TEXTS = ["<image> What?", "Plain text", "One <image>, two <image> and <image>", "<image><image>"]
+MARKS = {
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+}
 
 
 def write_vision_model(folder: Path, tokenizer_source: Path, kind: str = "qwen2_5_vl") -> Path:
     """A model of transformers' ``kind``; one token in thirteen ends its answers."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_source)
-    start, end, image, video = tokenizer.convert_tokens_to_ids(list(MARKS))
-    config = CONFIG_MAPPING[kind](
-        **KINDS[kind],
-        vision_start_token_id=start,
-        vision_end_token_id=end,
-        image_token_id=image,
-        video_token_id=video,
-        tie_word_embeddings=False,
-    )
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in MARKS.items()}
+    settings: dict[str, Any] = {**KINDS[kind], **ids, "tie_word_embeddings": False}
+    config = CONFIG_MAPPING[kind](**settings)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = list(range(0, 288, 13))
@@ -95,7 +98,7 @@ def write_vision_model(folder: Path, tokenizer_source: Path, kind: str = "qwen2_
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     patch = KINDS[kind]["vision_config"]["patch_size"]
-    settings = {
+    processor = {
         "patch_size": patch,
         "merge_size": 2,
         "temporal_patch_size": 2,
@@ -104,8 +107,8 @@ def write_vision_model(folder: Path, tokenizer_source: Path, kind: str = "qwen2_
         "size": {"shortest_edge": (2 * patch) ** 2, "longest_edge": (8 * patch) ** 2},
         "processor_class": PROCESSORS[kind],
     }
-    images = {**settings, "image_processor_type": "Qwen2VLImageProcessor"}
-    videos = {**settings, "video_processor_type": "Qwen2VLVideoProcessor"}
+    images = {**processor, "image_processor_type": "Qwen2VLImageProcessor"}
+    videos = {**processor, "video_processor_type": "Qwen2VLVideoProcessor"}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
     (folder / "video_preprocessor_config.json").write_text(json.dumps(videos))
     return folder
@@ -118,3 +121,16 @@ def draw(file: Path, width: int, height: int, colour: str) -> str:
     ImageDraw.Draw(image).line((0, height - 3, width, height // 2), fill="black", width=3)
     image.save(file)
     return str(file.absolute())
+
+
+def requests_with_images(folder: Path) -> list[Request]:
+    """Twelve, with none to three pictures each."""
+    made = []
+    for n in range(12):
+        text = TEXTS[n % 4] + f" {n}" * n
+        images = tuple(
+            draw(folder / f"{n}-{m}.png", *SIZES[(n + m) % 4], ("red", "blue", "green")[m])
+            for m in range(text.count("<image>"))
+        )
+        made.append(Request(f"p{n}", 0, [{"role": "user", "content": text}], images))
+    return made

@@ -5,19 +5,13 @@ Its interpreter is .venv-vllm/bin/python, which ``make test`` sets up, or that o
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from attempts import read, write
 from conftest import CONFIGS, REPOSITORY
-from processes import wait_for
-from servers import Server
+from servers import Server, serve_vllm
 
 from wdl.cli import main
 from wdl.rounds.attempts import VERDICTS
@@ -30,38 +24,9 @@ KEY = "sk-very-secret-0123"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server, which wants a key."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [INTERPRETER.absolute(), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", CONFIGS / "tiny" / "strong", "--served-model-name", "tiny"]
-    command += ["--dtype", "float32", "--enforce-eager", "--host", "127.0.0.1"]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_API_KEY": KEY}
     log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [*map(str, command), "--port", str(port)],
-            env=environment,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-
-    def is_ready() -> bool:
-        assert process.poll() is None, log.read_text()[-3000:]
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health"):
-            return True
-        return False
-
-    try:
-        wait_for(is_ready, 300)
-        yield Server(f"http://127.0.0.1:{port}/v1")
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with serve_vllm(INTERPRETER, CONFIGS / "tiny" / "strong", log, KEY) as server:
+        yield server
 
 
 def engine(server: Server, model: str = "tiny") -> str:

@@ -48,7 +48,7 @@ class OpenAIEngine(Engine):
     def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
         """Whether answers begin in a thought, and digests of pictures; the rest is the server's."""
         thinking = {"thinking": True} if self.thinking else {}
-        of_questions(requests, opened)
+        of_questions(requests, lambda one: len(opened(one)))  # not kept: pictures are large
         asked = any(request.images for request in requests)
         return thinking | ({"images_sha256": value_digest(digests(requests))} if asked else {})
 

@@ -6,16 +6,17 @@ end; `generate` of transformers carries the ended ones along until the last has 
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, PreTrainedModel
+from transformers import AutoModel, DynamicCache, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.logging import disable_progress_bar
 
-from wdl.branches.loading import model_class
+from wdl.branches.loading import model_class, reads_images
+from wdl.errors import UserError
 from wdl.generation.engine import Generation, Key, Request, Sampling
 from wdl.generation.local_engine import LocalEngine, Prompt
 from wdl.generation.pictures import opened
@@ -74,6 +75,16 @@ class TransformersEngine(LocalEngine):
             "device": device.type,
             "max_rows": MAX_ROWS,
         }
+
+    def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
+        """As for every local model; it has to say where a picture's tokens stand."""
+        pictures = any(request.images for request in requests) and reads_images(self.config)
+        if pictures and not hasattr(AutoModel._model_mapping[type(self.config)], "get_rope_index"):
+            raise UserError(
+                f"{self.source}: pictures are read as Qwen-VL models do, not yet as "
+                f"{self.config.model_type}; use --engine vllm"
+            )
+        return super().check(requests, sampling)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, done: Collection[Key] = ()
@@ -146,7 +157,8 @@ class TransformersEngine(LocalEngine):
             return Reading(tokens, mask, (mask.cumsum(1) - 1).clamp(min=0), {})
         pictures = {k: v.to(device) for k, v in self.vision.inputs(tokens, images).items()}
         # height and width of a picture are axes of their own
-        positions, _ = self.model.base_model.get_rope_index(tokens, attention_mask=mask, **pictures)
+        rope_index = self.model.base_model.get_rope_index
+        positions, _ = rope_index(tokens, attention_mask=mask, **pictures)  # type: ignore[operator]
         return Reading(tokens, mask, positions, pictures)
 
     def _cut(self, request: Request, tokens: list[int]) -> Generation:

@@ -25,12 +25,14 @@ WORKER = Path(__file__).with_name("vllm_worker.py")
 _PROBE = """
 import json
 from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
 vllm = version(packages_distributions()["vllm"][0])
 import torch
 print(json.dumps({
     "version": vllm,
     "torch": torch.__version__,
     "device": "cuda" if torch.cuda.is_available() else "cpu",
+    "torchvision": version("torchvision") if find_spec("torchvision") else None,
 }))
 """
 
@@ -76,7 +78,20 @@ class VllmEngine(LocalEngine):
 
     def software(self) -> dict[str, Any]:
         """Name, versions and what decides about rounding."""
-        return describe_vllm(self.options)
+        software = dict(describe_vllm(self.options))
+        if not reads_images(self.config):
+            del software["torchvision"]
+        return software
+
+    def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
+        """As for every local model; pictures need torchvision beside vLLM."""
+        pictures = any(request.images for request in requests)
+        if pictures and not describe_vllm(self.options)["torchvision"]:
+            raise UserError(
+                f"vllm.python: {self.options.interpreter} has no torchvision, without which vLLM "
+                "reads no pictures; install it there, or use --engine transformers"
+            )
+        return super().check(requests, sampling)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, done: Collection[Key] = ()
