@@ -36,6 +36,7 @@ VERBS = {
     "pipeline": "run stages in order, skipping what is done",
     "pipeline status": "what has become of each stage",
     "tiny": "write the embedded default: tiny Qwen3, tokenizer and arithmetic data",
+    "pictures": "write the pictures of the embedded default, and questions about them",
 }
 # that a launcher may start as several processes; the others would do everything several times
 RANKED = ("fit", "validate", "score")
@@ -56,6 +57,7 @@ FUNCTIONS = {
     "pipeline": ("wdl.pipeline.commands", "run_pipeline"),
     "pipeline status": ("wdl.pipeline.commands", "show_status"),
     "tiny": ("wdl.tiny.model", "write_tiny"),
+    "pictures": ("wdl.tiny.pictures", "write_pictures"),
 }
 
 USAGE = f"""usage: wdl VERB [options]

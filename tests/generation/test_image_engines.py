@@ -10,6 +10,7 @@ from transformers import LlavaConfig
 from vision_models import KINDS, draw, requests_with_images, write_vision_model
 
 from wdl.branches.vision import open_image
+from wdl.errors import UserError
 from wdl.generation.engine import Generation, Request, Sampling
 from wdl.generation.openai_engine import OpenAIEngine
 from wdl.generation.protocols import PROTOCOLS

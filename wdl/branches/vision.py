@@ -121,7 +121,7 @@ class Vision:
         from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
         self.source = source
-        config = load_config(source)
+        self.config = config = load_config(source)
         if type(config) not in PROCESSOR_MAPPING:
             raise UserError(f"{source}: transformers has no processor for it; choose another model")
         kind = _of_images(PROCESSOR_MAPPING[type(config)])

@@ -14,14 +14,16 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from wdl.system.files import write_lines
+from wdl.errors import UserError
+from wdl.system.files import new_folder, write_json, write_lines
 
 PIXELS, CELLS = 56, 3
 """Width of a picture, and squares that fit into it side by side."""
 NUMBERS, SIZES = range(1, CELLS**2 + 1), range(1, 6)
 DESCRIBE = "<image>Describe."
 JUDGE = "<image><image>Which one is better?"
-BASE, COLD_START, POOL, HELD_OUT = 3000, 600, 600, 250
+RECORD, VERSION = "pictures.json", 1
+BASE, COLD_START, POOL, HELD_OUT = 3000, 500, 300, 250
 """Pictures to describe, and pairs to learn from, to practise on and to be examined on."""
 
 
@@ -53,14 +55,33 @@ class Scene:
         return picture
 
 
-def write_pictures(folder: Path, seed: int = 42) -> None:
+def write_pictures(out: str, seed: int = 42) -> None:
     """Write ``images/`` and, of pairs that share no picture, four files of rows.
 
     ``base.jsonl`` describes single pictures, ``cold_start.jsonl`` judges pairs with reasons;
     ``pool.jsonl`` and ``heldout.jsonl`` ask for a judgement of each pair in both orders.
+
+    Args:
+        out: Folder to write to.
+        seed: Of all that is drawn by lot.
+
+    Raises:
+        UserError: There is something else.
     """
-    rng = random.Random(seed)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    folder, made = Path(out), {"seed": seed, "version": VERSION}
+    if folder.exists():
+        record = folder / RECORD
+        if not record.is_file() or json.loads(record.read_text()) != made:
+            raise UserError(f"--out {out}: something else is there already; choose a new folder")
+        print(f"{out}: there already, made from the same seed")
+        return
+    with new_folder(folder) as partial:
+        _write(partial, random.Random(seed))
+        write_json(partial / RECORD, made)
+
+
+def _write(folder: Path, rng: random.Random) -> None:
+    (folder / "images").mkdir()
     names = count()
 
     def picture(scene: Scene) -> str:
