@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from wdl.branches.vision import IMAGE
 from wdl.data.rows import RowError
@@ -74,14 +74,14 @@ def check_marks(messages: list[dict[str, str]], answers: list[str], images: list
     """Refuse a row with another number of marks than pictures."""
     if not images:
         return
+    if any(IMAGE in answer for answer in answers):
+        raise RowError(f"the answer says {IMAGE}; a model answers in text, so drop it")
     marks = sum(message["content"].count(IMAGE) for message in messages)
     if marks != len(images):
         raise RowError(
             f"the texts have {marks} {IMAGE} and the row has {len(images)} pictures; write {IMAGE} "
             "once where each belongs"
         )
-    if any(IMAGE in answer for answer in answers):
-        raise RowError(f"the answer says {IMAGE}; a model answers in text, so drop it")
 
 
 def _plain(value: Any, images: list[Any]) -> Any:
@@ -154,8 +154,8 @@ def image_file(source: Any, folder: Path | None, store: Path) -> str:
             raise RowError(f"a picture's data: URI is broken ({error}); mend it") from None
     if source.lower().startswith(("http://", "https://")):
         raise RowError(f"{source:.200} is not on this machine; download it and give its path")
-    is_address = source.startswith("file://")
-    path = os.path.expanduser(unquote(urlparse(source).path) if is_address else source)
+    address = source.removeprefix("file://")
+    path = os.path.expanduser(source if address == source else unquote(address))
     if folder is None and not os.path.isabs(path):
         raise RowError(f"{source:.200} is relative to no file; give whole paths or bytes")
     path = os.path.abspath(os.path.join(folder or "/", path))
