@@ -93,6 +93,16 @@ def sgd(parameters: Any) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=LR)
 
 
+class Save(pl.Callback):
+    """A checkpoint of the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
 def fit(
     module: Pair, datamodule: Any, stage: Any = 2, save: Path | None = None, steps: int = 2
 ) -> pl.Trainer:
@@ -106,10 +116,9 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        callbacks=[] if save is None else [Save(save)],
     )
     trainer.fit(module, datamodule)
-    if save is not None:
-        trainer.save_checkpoint(save)
     return trainer
 
 
@@ -289,7 +298,7 @@ def test_an_export_from_a_checkpoint_has_the_tower_too(
     stage: int, models: dict[str, Path], rows: Path, tmp_path: Path
 ) -> None:
     strong, save = models["qwen3_vl"], tmp_path / "last.ckpt"
-    _, trainer = tuned(rows, strong, stage, save=save)
+    tuned(rows, strong, stage, save=save)
     export_checkpoint(save, str(tmp_path / "out"))  # type: ignore[arg-type]
     before, after = (
         AutoModelForImageTextToText.from_pretrained(folder).state_dict()

@@ -39,7 +39,10 @@ class InputPaths(str):
 
 
 class DataSource(str):
-    """A data file, a folder of them, or a data set of the hub (``organisation/name[:part]``)."""
+    """A data file, a folder of them, a set that one lists (``FOLDER:NAME``), or a hub's data set.
+
+    The last is ``organisation/name[:part]``.
+    """
 
 
 class ModelSource(str):
@@ -61,9 +64,12 @@ def is_hub_name(source: str) -> bool:
 
 
 def is_hub_data(path: str) -> bool:
-    """Whether ``path`` names a data set of the hub: neither there nor spelt like a data file."""
+    """Whether ``path`` names a data set of the hub: neither there nor spelt like a data file.
+
+    ``FOLDER:NAME``, a set that a folder lists, is spelt like one but there.
+    """
     named = _HUB_DATA.fullmatch(path) and not path.endswith(DATA_SUFFIXES)
-    return bool(named) and not os.path.exists(path)
+    return bool(named) and not any(map(os.path.exists, (path, path.partition(":")[0])))
 
 
 def lasting(source: ModelSource) -> ModelSource:

@@ -26,7 +26,7 @@ from wdl.branches.vision import ImageLimits, Vision
 from wdl.data.batches import Batch, collate, collate_pack, with_pictures
 from wdl.data.encoding import encode_records, with_system_prompt
 from wdl.data.records import OnBadRow, RecordReader, TooLong
-from wdl.data.rows import HubData, Part, data_parts, warn_of_rows
+from wdl.data.rows import Part, data_parts, warn_of_rows
 from wdl.data.schemas import Record
 from wdl.errors import UserError
 from wdl.system.digests import files_digest, value_digest
@@ -135,7 +135,7 @@ class Corpus:
 
     def read(self) -> RecordReader:
         """The rows, from the beginning."""
-        return RecordReader(self._parts, self.on_bad_row, pictures=self.cache / "pictures")
+        return RecordReader(self._parts, self.on_bad_row, pictures=self.cache / "images")
 
     @cached_property
     def records(self) -> Dataset:
@@ -244,7 +244,7 @@ class Corpus:
     def data_digest(self) -> str:
         """SHA-256 of the files."""
         files = files_digest(part for part in self._parts if isinstance(part, Path))
-        return value_digest([files, *(p.digest() for p in self._parts if isinstance(p, HubData))])
+        return value_digest([files, *(p.digest() for p in self._parts if not isinstance(p, Path))])
 
     @cached_property
     def digest(self) -> str:

@@ -7,7 +7,7 @@ in its texts, or as parts of its messages:
     {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"},
                                                {"type": "text", "text": "What is this?"}]}, ...]}
 
-A picture is a path, relative to the file of the row, a ``data:`` URI, or bytes as data sets have
+A picture is a path, relative to the folder of the data, a ``data:`` URI, or bytes as data sets have
 them in Parquet ({"bytes": ..., "path": ...}). Pictures without a file get one in the cache, named
 after its content.
 """
@@ -15,20 +15,27 @@ after its content.
 import base64
 import binascii
 import hashlib
+import io
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from wdl.branches.vision import IMAGE
 from wdl.data.rows import RowError
 from wdl.system.files import write_bytes
 
 COLUMNS = ("images", "image")
-PICTURES = Path("runs/cache/pictures")
+PICTURES = Path("runs/cache/images")
 """Where pictures without a file of their own are, unless something else is said."""
+TALKS = ("messages", "conversations", "prompt", "question", "instruction", "chosen", "rejected")
+"""Keys with messages, which may have parts."""
 SOURCES = ("image", "path", "url", "image_url")
 """Keys of a part that say where its picture is."""
+PARTS = {"text": ("text",), "image": SOURCES, "image_url": SOURCES}
+"""Types of parts, and the keys that are read of each."""
 
 
 def take_images(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
@@ -44,9 +51,14 @@ def take_images(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     if columns:
         value = row[columns[0]]
         given = list(value) if isinstance(value, list) else [value]
+    plain = {key: value for key, value in row.items() if key not in COLUMNS}
     inline: list[Any] = []
-    without = {key: value for key, value in row.items() if key not in COLUMNS}
-    plain = {key: _plain(value, inline) for key, value in without.items()}
+    for key in [key for key in TALKS if key in row]:
+        found: list[Any] = []
+        plain[key] = _plain(row[key], found)
+        if found and inline and found != inline:
+            raise RowError(f"{key!r} has other pictures than what goes before; let them be alike")
+        inline = found or inline
     empty = [source for source in inline if source is None]
     if len(empty) < len(inline):
         if empty or given:
@@ -66,42 +78,46 @@ def check_marks(
     """Refuse a row with another number of marks than pictures."""
     if not images:
         return
+    if any(IMAGE in answer for answer in answers):
+        raise RowError(f"the answer says {IMAGE}; a model answers in text, so drop it")
     marks = sum(message["content"].count(IMAGE) for message in messages)
     if marks != len(images):
         raise RowError(
             f"the texts have {marks} {IMAGE} and the row has {len(images)} pictures; write {IMAGE} "
             "once where each belongs"
         )
-    if any(IMAGE in answer for answer in answers):
-        raise RowError(f"the answer says {IMAGE}; a model answers in text, so drop it")
 
 
 def _plain(value: Any, images: list[Any]) -> Any:
     """The value at a key of a row, in whose messages parts have become texts with marks."""
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if isinstance(value, list):
+        return [_plain(one, images) if isinstance(one, dict) else one for one in value]
+    if not isinstance(value, dict):
         return value
-    turns = []
-    for message in value:
-        texts = {k: v for k, v in message.items() if k in ("content", "value")}
-        parts = {key: text for key, text in texts.items() if isinstance(text, list)}
-        turns.append({**message, **{key: _joined(text, images) for key, text in parts.items()}})
-    return turns
+    parts = {key: value[key] for key in ("content", "value") if isinstance(value.get(key), list)}
+    return {**value, **{key: _joined(text, images) for key, text in parts.items()}}
 
 
 def _joined(parts: list[Any], images: list[Any]) -> str:
-    text = ""
+    said = ""
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            if IMAGE in part["text"]:
-                raise RowError(f"a text beside pictures says {IMAGE}; leave the mark to its part")
-            text += part["text"]
-        elif kind in ("image", "image_url"):
-            images.append(_source(part))
-            text += IMAGE
-        else:
+        if not isinstance(kind, str) or kind not in PARTS:
             raise RowError(f"a message has a part of type {kind!r}; only text and image are read")
-    return text
+        for key, value in part.items():
+            if value is not None and key not in ("type", *PARTS[kind]):
+                raise RowError(f"{key!r} in a part of type {kind!r} is not read; drop it")
+        if kind != "text":
+            images.append(_source(part))
+            said += IMAGE
+            continue
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise RowError("a part of type 'text' has no text; give it one or drop it")
+        if IMAGE in text:
+            raise RowError(f"a text beside pictures says {IMAGE}; leave the mark to its part")
+        said += text
+    return said
 
 
 def _source(part: dict[str, Any]) -> Any:
@@ -109,7 +125,7 @@ def _source(part: dict[str, Any]) -> Any:
     if len(given) > 1:
         raise RowError("a picture has several sources; keep one")
     if given and isinstance(given[0], dict) and "url" in given[0]:
-        return given[0]["url"]
+        return given[0]["url"] or ""
     return given[0] if given else None
 
 
@@ -140,21 +156,37 @@ def image_file(source: Any, folder: Path | None, store: Path) -> str:
             return _stored(base64.b64decode(text, validate=True), store)
         except (binascii.Error, ValueError) as error:
             raise RowError(f"a picture's data: URI is broken ({error}); mend it") from None
-    url = urlparse(source)
-    if url.scheme in ("http", "https"):
-        raise RowError(f"{source} is not on this machine; download it and give its path")
-    path = Path(unquote(url.path) if url.scheme == "file" else source).expanduser()
-    if folder is None and not path.is_absolute():
-        raise RowError(f"{source} is relative to no file; give whole paths or bytes")
-    path = Path(folder or "/", path)
-    if not path.is_file():
-        raise RowError(f"there is no picture {path}; paths are relative to the file of the row")
-    return str(path.resolve())
+    if source.lower().startswith(("http://", "https://")):
+        raise RowError(f"{source:.200} is not on this machine; download it and give its path")
+    address = source.removeprefix("file://")
+    path = os.path.expanduser(source if address == source else unquote(address))
+    if folder is None and not os.path.isabs(path):
+        raise RowError(f"{source:.200} is relative to no file; give whole paths or bytes")
+    path = os.path.abspath(os.path.join(folder or "/", path))
+    if not os.path.isfile(path):
+        raise RowError(
+            f"there is no picture {path:.400}; paths are relative to the folder of the data"
+        )
+    return path
 
 
 def _stored(data: bytes, store: Path) -> str:
-    file = store.resolve() / hashlib.sha256(data).hexdigest()
+    file = store.resolve() / f"{hashlib.sha256(data).hexdigest()}.{_format(data)}"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(file, data)
     return str(file)
+
+
+def _format(data: bytes) -> str:
+    """What it is, by its head; whether it is whole is seen when it is encoded."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return str(Image.open(io.BytesIO(data)).format).lower()
+    except Image.DecompressionBombError as error:
+        raise RowError(f"a picture is enormous ({error}); reduce it") from None
+    except (OSError, ValueError, SyntaxError):
+        raise RowError("a picture's bytes are none that can be read; give a PNG or JPEG") from None

@@ -70,7 +70,7 @@ class PreferenceCorpus(Corpus):
 
     def read(self) -> RecordReader:
         """The answers of the rows, from the beginning."""
-        pictures = self.cache / "pictures"
+        pictures = self.cache / "images"
         return RecordReader(self._parts, self.on_bad_row, parse_preferences, pictures)
 
     @cached_property

@@ -77,7 +77,7 @@ def parse_preferences(row: Any) -> list[Answer]:
     turns = with_system(row, turns)
     check_weight(row, WEIGHTS[:2], is_answer=True)
     texts = [turn["content"] for turn in turns] + [text for text, _ in chosen + rejected]
-    check_marks(turns, [text for text, _ in chosen + rejected], images)
+    check_marks(turns, [part for answer in chosen + rejected for part in answer], images)
     read |= {"idx", *SIDES, *SYSTEMS, *WEIGHTS[:2]}
     refuse_unread(row, read, [text.strip() for text in texts], MEANT)
     return [

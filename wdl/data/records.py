@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from wdl.data.dataset_info import ListedSet
 from wdl.data.images import PICTURES, image_file
 from wdl.data.rows import Faults, Part, RowError, rows_of
 from wdl.data.schemas import EmptyAnswerError, Record, kind_of, parse_row
@@ -121,17 +122,18 @@ class RecordReader:
 
     def _records(self, part: Part) -> Iterator[tuple[str, Record]]:
         any_row = False
+        folder = part.parent if isinstance(part, Path) else part.folder
+        if isinstance(part, ListedSet):
+            part.refuse_other(ranking=self._parse is not _one_record)
         for line, row in tqdm(rows_of(part, self._faults), f"{part}", unit=" rows", delay=5):
             any_row = True
             own = row.get("idx") if isinstance(row, dict) else None
             self._without += own is None
             try:
                 records = list(self._parse(row))
-                folder = part.parent if isinstance(part, Path) else None
-                for record in records:
-                    record["images"] = [
-                        image_file(source, folder, self._pictures) for source in record["images"]
-                    ]
+                images = [image_file(one, folder, self._pictures) for one in records[0]["images"]]
+                for record in records:  # answers to one question, with its pictures
+                    record["images"] = images
                 if own is not None:
                     self._given.add(own)
             except EmptyAnswerError as fault:

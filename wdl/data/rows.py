@@ -8,8 +8,9 @@ The first two may be compressed (.gz, .zst). Every file is read to its end. Of a
 files are read, those in its subfolders too, but for hidden ones and those that are named after a
 split to test or validate on: ``test.jsonl``, ``validation/0.parquet``.
 
-Rows also come from the hub's data sets, by name: ``organisation/name`` or, where a data set has
-several parts, ``organisation/name:part`` (its ``train`` split).
+Rows also come from the sets of a ``dataset_info.json``, see :mod:`wdl.data.dataset_info`, and from
+the hub's data sets, by name: ``organisation/name`` or, where a data set has several parts,
+``organisation/name:part`` (its ``train`` split).
 """
 
 import io
@@ -17,14 +18,15 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from wdl.config.paths import DATA_SUFFIXES, is_hub_data
+from wdl.data.dataset_info import ListedSet, listed_sets
 from wdl.errors import MAX_FAULTS, UserError
 
 TRAINED_ON = {"train", "training"}
@@ -85,6 +87,7 @@ class HubData:
     name: str
     split: str = "train"
     streams: bool = True
+    folder: ClassVar[None] = None
 
     def __str__(self) -> str:
         return self.name
@@ -110,6 +113,8 @@ class HubData:
         repository, _, part = self.name.partition(":")
         try:
             rows = load_dataset(repository, part or None, split=self.split, streaming=self.streams)
+            if self.streams and rows.features:  # pictures as bytes
+                rows = rows.decode(False)
             for number, row in enumerate(rows, start=1):
                 yield number, _present(row)
         except Exception as error:
@@ -123,12 +128,17 @@ class HubData:
         )
 
 
-Part = Path | HubData
+Part = Path | HubData | ListedSet
 
 
 def data_parts(path: str) -> list[Part]:
-    """What ``path`` stands for: a file, the data files of a folder by name, or a hub's data set."""
-    return [HubData(path)] if is_hub_data(path) else list(data_files(Path(path)))
+    """What ``path`` stands for: a file, those of a folder (by name or listed), a hub's set."""
+    if is_hub_data(path):
+        return [HubData(path)]
+    sets = listed_sets(path)
+    if sets is None:
+        return list(data_files(Path(path)))
+    return [replace(one, file=file) for one in sets for file in data_files(one.file)]
 
 
 def data_files(path: Path) -> list[Path]:
@@ -186,6 +196,9 @@ def rows_of(part: Part, faults: list[str]) -> Iterator[tuple[int, Any]]:
     """
     if isinstance(part, HubData):
         yield from part.rows()
+        return
+    if isinstance(part, ListedSet):
+        yield from ((line, part.renamed(row)) for line, row in rows_of(part.file, faults))
         return
     try:
         if part.name.endswith(".parquet"):

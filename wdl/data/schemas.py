@@ -9,8 +9,9 @@ A row has exactly one of four schemas:
 
 each with an optional integer "idx"; rows without are numbered in their order, around the numbers
 that others bring. Pictures are read as :mod:`wdl.data.images` says. Also read are "system" and
-"history" ([[question, answer], ...]) of a row, and
-"reasoning_content" (or another of ``THOUGHTS``) of the last message.
+"history" ([[question, answer], ...]) of a row, and "reasoning_content" (or another of
+``THOUGHTS``) of the last message. A row with none of these keys may have a "problem" and its
+"solution"; beside them, as in NuminaMath's rows, the two mean nothing.
 
 The last message is trained and no other, because a template renders earlier ones otherwise than a
 model writes them (Qwen3's drops their thoughts); several rows train several answers. A "weight" or
@@ -35,6 +36,8 @@ ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool"}
 SCHEMAS = {"instruction": "output", "prompt": "completion", "messages": "", "conversations": ""}
 """Key of the question, and of the answer if that is another one."""
+PROBLEM = {"problem": "solution"}
+"""The same of a row that fits none of these."""
 MESSAGE = ("role", "content", "from", "value")
 SIDES = ("chosen", "rejected")
 """What marks a row of preferences, see :mod:`wdl.data.preference_schemas`."""
@@ -84,7 +87,7 @@ def parse_row(row: Any) -> Record:
     row, images = take_images(row)
     schema, thought = _schema(row), ""
     read = {"idx", schema, *SYSTEMS, *WEIGHTS[:2]}
-    if answer_key := SCHEMAS[schema]:
+    if answer_key := {**SCHEMAS, **PROBLEM}[schema]:
         read |= {"input", "history", answer_key}
         turns = question_at(row, schema)
         turns.append({"role": "assistant", "content": answer_at(row, answer_key)})
@@ -94,7 +97,7 @@ def parse_row(row: Any) -> Record:
     check_weight(row, WEIGHTS[:2], is_answer=True)
     refuse_unread(row, read, [turn["content"].strip() for turn in turns])
     *messages, answer = turns
-    check_marks(messages, [answer["content"]], images)
+    check_marks(messages, [answer["content"], thought], images)
     return {
         "messages": messages,
         "completion": answer["content"],
@@ -109,10 +112,11 @@ def _schema(row: dict[str, Any]) -> str:
     if len(fitting) > 1:
         raise RowError(f"the row fits several schemas, {' and '.join(fitting)}; keep one of them")
     begun = [q for q in SCHEMAS if has(row, q)] or [q for q in SCHEMAS if q in row]
-    for schema in fitting or begun:
+    for schema in fitting or begun or [q for q in PROBLEM if has(row, q)]:
         return schema
     raise RowError(
-        f"the row has none of {', '.join(SCHEMAS)}; it has {', '.join(map(repr, row)) or 'no key'}"
+        f"the row has none of {', '.join([*SCHEMAS, *PROBLEM])}; it has "
+        f"{', '.join(map(repr, row)) or 'no key'}"
     )
 
 
