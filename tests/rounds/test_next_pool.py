@@ -176,6 +176,23 @@ def test_similar_texts() -> None:
 
 
 @pytest.mark.parametrize(
+    "spelt",
+    [
+        *("58*7-97.", "58 * 7 - 97 = ?", "$58*7-97$", r"\(58 \times 7-97\)", "58 × 7 − 97"),
+        *(r"58\cdot7-97:", "58·7–97", "58 x 7-97"),
+    ],
+)
+def test_a_short_text_is_the_same_whatever_its_marks(spelt: str) -> None:
+    assert spelt in Texts(["58*7-97"]) and "58*7-97" in Texts([spelt])
+    assert spelt not in Texts(["58*7-98", "58+7-97", "58/7-97", "5.8*7-97", "58*7+97"])
+
+
+def test_what_says_something_else_is_another_text() -> None:
+    assert "3.5+1" not in Texts(["35+1", "3 5+1", "3,5+1"])
+    assert "x>3" not in Texts(["x<3", "x=3"]) and "5!" not in Texts(["5"])
+
+
+@pytest.mark.parametrize(
     ("options", "fault"),
     [
         (["--replay_failed", "1.5"], "--replay_failed 1.5: it lies in [0, 1]"),
