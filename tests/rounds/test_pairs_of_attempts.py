@@ -78,7 +78,8 @@ def test_the_same_input_gives_the_same_bytes(capsys: pytest.CaptureFixture[str])
     names = ("train.parquet", "validation.parquet", "description.json")
     whole = {name: Path("one", name).read_bytes() for name in names}
     assert {name: Path("two", name).read_bytes() for name in names} == whole
-    for half in (("validation.parquet", "train.parquet"), ("train.parquet",)):  # as a kill leaves
+    # as a kill leaves it, or a hand
+    for half in (("validation.parquet", "train.parquet"), ("train.parquet",), names[1:2]):
         for name in half:
             Path("one", name).unlink()
         pairs("g.jsonl", "one")
@@ -88,6 +89,23 @@ def test_the_same_input_gives_the_same_bytes(capsys: pytest.CaptureFixture[str])
     assert "one/train.parquet: there already, made from the same inputs" in capsys.readouterr().out
     error = refused(["pairs", "--graded", "g.jsonl", "--out", "one", "--seed", "1"], capsys)
     assert "one/train.parquet: it was made with another seed" in error
+
+
+def test_what_was_changed_by_hand_is_not_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    write("g.jsonl", [row for name in "abcd" for row in graded(name, "rw")])
+    keep = ["keep", "--graded", "g.jsonl", "--out", "rows.jsonl"]
+    main(keep)
+    whole = Path("rows.jsonl").read_text()
+    Path("rows.jsonl").write_text("".join(whole.splitlines(keepends=True)[1:]))
+    error = refused(keep, capsys)
+    assert "rows.jsonl: it was changed since it was made; remove it, and the same command" in error
+    Path("rows.jsonl").unlink()
+    main(keep)
+    assert Path("rows.jsonl").read_text() == whole
+    pairs("g.jsonl")
+    Path("pairs/validation.parquet").write_bytes(Path("pairs/train.parquet").read_bytes())
+    error = refused(["pairs", "--graded", "g.jsonl", "--out", "pairs"], capsys)
+    assert "pairs/validation.parquet: it was changed since it was made" in error
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 6, 100])

@@ -23,7 +23,7 @@ import pyarrow as pa
 from wdl.config.paths import InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import by_question, read_graded, statistics
-from wdl.rounds.output import MESSAGES, Output, read_summary, summary_of, write_table
+from wdl.rounds.output import MESSAGES, Output, read_summary, summary_of
 from wdl.rounds.sides import Sides, both_sides
 from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
@@ -87,10 +87,11 @@ def pairs(
                 "in_pairs": sum(one.size for one in kept.values()),
             },
         }
-        output.write_summary(description)
-        for name in ("validation", "train"):
-            rows = [one.row() for one in parts[name]]
-            write_table(folder / f"{name}.parquet", rows, SCHEMA)
+        tables = {
+            folder / f"{name}.parquet": [one.row() for one in parts[name]]
+            for name in ("validation", "train")
+        }
+        output.write_tables(tables, SCHEMA, description)
     amounts = {name: description[name] for name in ("train", "validation")}
     for name, found in amounts.items():
         print(f"{folder / name}.parquet: {found['questions']} questions, {found['pairs']} pairs")
