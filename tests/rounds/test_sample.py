@@ -252,6 +252,8 @@ def test_statistics_by_hand() -> None:
         (["--engine", "llama"], "'llama'; choose from transformers, vllm, or give a YAML file"),
         (["--out", "."], "this is a folder; name a file in it"),
         (["--out", "pool.jsonl/samples.jsonl"], "pool.jsonl is a file; choose another place"),
+        (["--out", "/proc/out.jsonl"], "/proc cannot be written to (No such file or directory);"),
+        (["--out", f"{'x' * 300}.jsonl"], "a name of 306 bytes; it has at most"),
         (["--pool", "system.jsonl"], "system.jsonl:1: 'system' is not asked; give --system_prompt"),
         (["--pool", "half.jsonl"], "half.jsonl:1: 'the question' holds half a surrogate pair"),
         (["--out", "samples.txt"], "samples.txt: end the name in .jsonl"),

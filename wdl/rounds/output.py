@@ -15,7 +15,7 @@ from pyarrow import parquet
 from wdl.errors import UserError
 from wdl.system.child import ChildFailure
 from wdl.system.digests import content_digest
-from wdl.system.files import sync, write_json, write_lines
+from wdl.system.files import refuse_unwritable, sync, write_json, write_lines
 from wdl.system.journal import refuse_other
 
 Row = dict[str, Any]
@@ -44,15 +44,11 @@ class Output:
     suffix: str = ".jsonl"
 
     def __post_init__(self) -> None:
+        refuse_unwritable(self.path, "--out")
         if self.path.is_dir():
             raise UserError(f"--out {self.path}: this is a folder; name a file in it")
         if self.path.suffix != self.suffix:
             raise UserError(f"--out {self.path}: end the name in {self.suffix}, which it becomes")
-        nearest = next(parent for parent in self.path.absolute().parents if parent.exists())
-        if not nearest.is_dir():
-            raise UserError(f"--out {self.path}: {nearest} is a file; choose another place")
-        if not os.access(nearest, os.W_OK):
-            raise UserError(f"--out {self.path}: {nearest} cannot be written to; choose another")
 
     @property
     def summary(self) -> Path:
