@@ -160,3 +160,10 @@ def test_a_root_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str]) ->
     Path("mine.yaml").write_text("here: .\nstages: [{name: a, command: tiny --out x}]\n")
     error = refused(["pipeline", "--config", "mine.yaml", "--root", "mine.yaml"], capsys)
     assert "mine.yaml is a file; choose another place" in error
+
+
+def test_a_key_that_is_there_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "here: .\nstages:\n- {name: a, command: tiny}\n- name: b\n  command: x\n  name: c\n"
+    Path("mine.yaml").write_text(text)
+    error = refused(["pipeline", "--config", "mine.yaml"], capsys)
+    assert error == "wdl: error: mine.yaml:6: name is there already, in line 4; keep one of them"

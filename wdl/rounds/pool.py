@@ -3,7 +3,8 @@
     {"id": "5f0e...", "question": "Compute 58*7-97.", "answer": "309", "origin": "enhanced",
      "parent": "81c2...", "generation": 1, "attempts": 8, "solved": 3, "streak": 0}
 
-Any file of problems that :mod:`wdl.questions.problems` reads is a pool of fresh questions.
+Any file of problems that :mod:`wdl.questions.problems` reads is a pool of fresh questions; ids of
+its own are not kept.
 """
 
 import hashlib
@@ -126,6 +127,11 @@ def _question(row: Any) -> Question:
     problem = parse_problem(row, default_id="")
     for key in filter(row.get, (*SYSTEMS, "history")):
         raise RowError(f"{key!r} is not asked; give --system_prompt for all questions, or drop it")
+    for message in row["prompt"] if isinstance(row.get("prompt"), list) else ():
+        given = message if isinstance(message, dict) else {}
+        keys = {key for key, value in given.items() if value is not None}
+        if given.get("role") != "user" or keys != {"role", "content"}:
+            raise RowError(f"prompt holds {message}; a question is what the user says, and no more")
     text, answer = encodable(problem.question, "the question"), problem.reference
     identity = question_id(text)
     if "origin" not in row:
@@ -136,11 +142,15 @@ def _question(row: Any) -> Question:
     if row["origin"] not in get_args(Origin):
         known = ", ".join(get_args(Origin))
         raise RowError(f"origin is {row['origin']!r}; choose from {known}, or drop it")
+    if row.get("id", identity) != identity:
+        raise RowError(f"id is {row['id']!r}, but that of its text is {identity!r}; drop it")
     state = {one.name: row.get(one.name, one.default) for one in fields(Question)[3:]}
     for name in _COUNTS:
         lowest = None if name == "streak" else 0
         if type(state[name]) is not int or (lowest is not None and state[name] < lowest):
-            raise RowError(f"{name} is {state[name]!r}; it is a number from 0 up")
+            raise RowError(
+                f"{name} is {state[name]!r}; it is a whole number{' from 0 up' * (lowest == 0)}"
+            )
     if state["solved"] > state["attempts"]:
         raise RowError(f"{state['solved']} of {state['attempts']} attempts are solved; mend it")
     return Question(identity, text, answer, **state)
