@@ -133,6 +133,13 @@ def test_written_ones_are_taken_unless_they_are_there() -> None:
     assert summary["left_out"] == {"duplicate": 3, "contaminated": 1}
 
 
+def test_a_test_needs_no_answers() -> None:
+    write("test.jsonl", [{"question": "58*7-97"}])
+    a_round({"58 × 7 - 97": "rw", "other": "rw"})
+    rows = next_pool("--contamination", "test.jsonl")
+    assert [row["question"] for row in rows] == ["other"]
+
+
 def test_no_question_of_a_test_is_asked() -> None:
     heldout = CONFIGS / "tiny" / "heldout.jsonl"
     known = read(heldout)[0]["instruction"]
@@ -201,6 +208,7 @@ def test_what_says_something_else_is_another_text() -> None:
         (["--rest_after", "0"], "--rest_after 0: it is at least 1"),
         (["--enhance", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--enhance", "arithmetic"], "no failed question is one; give a file of enhanced"),
+        (["--graded", "g.jsonl,none.jsonl"], "check the path, which is that of one file"),
         (["--contamination", "g.jsonl,none.jsonl"], "g.jsonl:1: the row has no question"),
         (["--pool", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--pool", "other.jsonl"], "it holds 2 attempts at questions that are not in other.jsonl"),

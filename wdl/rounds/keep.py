@@ -12,7 +12,7 @@ from wdl.config.paths import InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import by_question, read_graded
 from wdl.rounds.output import Output
-from wdl.rounds.sides import both_sides
+from wdl.rounds.sides import both_sides, told_contradictory
 from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
 
@@ -37,27 +37,31 @@ def keep(graded: InputPaths, out: str, per_question: int | None = None, seed: in
     output = Output(Path(out), key)
     summary = output.earlier()
     if summary is None:
-        groups = by_question(attempts)
+        sides = [both_sides(group) for group in by_question(attempts).values()]
+        contradictory = sum(one.contradictory for one in sides)
         kept = []
-        for group in groups.values():
-            right = both_sides(group).right
+        for right in (one.right for one in sides):
             drawn = sorted(right, key=lambda one: lot(seed, one.id, one.completion))[:per_question]
             kept += [one for one in right if one in drawn]
         if not kept:
-            raise UserError(f"--graded {graded}: no attempt is right; there is nothing to keep")
+            raise UserError(
+                f"--graded {graded}: no attempt is right and whole"
+                f"{told_contradictory(contradictory)}; there is nothing to keep"
+            )
         conversations = (
             [*one.messages, {"role": "assistant", "content": one.completion}] for one in kept
         )
         summary = {
             "rows": len(kept),
             "questions": len({one.id for one in kept}),
-            "asked": len(groups),
+            "asked": len(sides),
+            "contradictory": contradictory,
         }
         output.write(
             ({"idx": idx, "messages": said} for idx, said in enumerate(conversations)), summary
         )
     print(
         f"{out}: {summary['rows']} rows, right attempts at {summary['questions']} of "
-        f"{summary['asked']} questions"
+        f"{summary['asked']} questions{told_contradictory(summary['contradictory'])}"
     )
     leave_outcome({"rows": summary["rows"], "questions": summary["questions"]})

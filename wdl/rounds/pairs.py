@@ -24,7 +24,7 @@ from wdl.config.paths import InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import by_question, read_graded, statistics
 from wdl.rounds.output import MESSAGES, Output, read_summary, summary_of
-from wdl.rounds.sides import Sides, both_sides
+from wdl.rounds.sides import Sides, both_sides, told_contradictory
 from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
 
@@ -72,10 +72,17 @@ def pairs(
         for name, one in kept.items():
             held_out = lot("split", name) < val_fraction
             parts["validation" if held_out else "train"].append(one)
+        contradictory = sum(one.contradictory for one in sides.values())
+        if not kept:
+            raise UserError(
+                f"--graded {graded}: no question has both a right and a wrong attempt to train on"
+                f"{told_contradictory(contradictory)}; sample more attempts, or at a higher "
+                "temperature"
+            )
         if not parts["train"]:
             raise UserError(
-                f"--graded {graded}: no question has both a right and a wrong attempt to train on; "
-                "sample more attempts, or at a higher temperature"
+                f"--val_fraction {val_fraction}: it leaves none of {len(kept)} questions with "
+                "pairs to train on; lower it"
             )
         description = {
             "model_sha256": [
@@ -85,6 +92,7 @@ def pairs(
             "attempts": {
                 **{name: n for name, n in statistics(attempts).items() if "pass@" not in name},
                 "in_pairs": sum(one.size for one in kept.values()),
+                "contradictory": contradictory,
             },
         }
         tables = {
@@ -95,6 +103,9 @@ def pairs(
     amounts = {name: description[name] for name in ("train", "validation")}
     for name, found in amounts.items():
         print(f"{folder / name}.parquet: {found['questions']} questions, {found['pairs']} pairs")
+    every = description["attempts"]
+    left_out = told_contradictory(every["contradictory"])
+    print(f"{out}: {every['in_pairs']} of {every['attempts']} attempts are in pairs{left_out}")
     leave_outcome(
         {
             f"{name} {unit}": found[unit]

@@ -9,7 +9,7 @@ its own are not kept.
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from wdl.data.schemas import SYSTEMS, encodable
 from wdl.errors import UserError
 from wdl.grading.grader import Kind, parse_choices
 from wdl.grading.plain_numbers import parse_number
+from wdl.questions.choices import KEYS as OPTIONS
 from wdl.questions.problems import parse_problem
 from wdl.rounds.attempts import Attempt
 
@@ -76,28 +77,55 @@ def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
     Raises:
         UserError: One line ``file:line: what; remedy`` for each faulty row, or there is none.
     """
+    found: dict[str, Question] = {}
+
+    def take(row: Any) -> None:
+        question = _question(row)
+        known = found.setdefault(question.id, question)
+        if known.answer != question.answer:
+            raise RowError(
+                f"the answer is {question.answer!r}, and was {known.answer!r} to the same "
+                "question before; keep the right one"
+            )
+
+    if not _take_each(file, take) and not may_be_empty:
+        raise UserError(f"{file}: the file is empty; it must hold at least one question")
+    return list(found.values())
+
+
+def read_texts(file: Path) -> list[str]:
+    """The texts of the questions of a file; only those with options need an answer.
+
+    Raises:
+        UserError: As above.
+    """
+    found: list[str] = []
+
+    def take(row: Any) -> None:
+        if isinstance(row, dict) and not any(row.get(key) for key in OPTIONS):
+            row = {**row, "answer": "none is needed"}
+        found.append(parse_problem(row, default_id="").question)
+
+    if not _take_each(file, take):
+        raise UserError(f"{file}: the file is empty; it must hold at least one question")
+    return found
+
+
+def _take_each(file: Path, take: Callable[[Any], None]) -> int:
+    """How many rows there are, each of which is taken, or raises a :class:`RowError`."""
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; check the path")
     if not file.name.endswith(DATA_SUFFIXES):
         raise UserError(f"{file}: questions come as {' or '.join(DATA_SUFFIXES)}; convert it")
-    faults = Faults()
-    found: dict[str, Question] = {}
-    for line, row in rows_of(file, faults):
+    faults, number = Faults(), 0
+    for number, (line, row) in enumerate(rows_of(file, faults), start=1):  # noqa: B007
         try:
-            question = _question(row)
-            known = found.setdefault(question.id, question)
-            if known.answer != question.answer:
-                raise RowError(
-                    f"the answer is {question.answer!r}, and was {known.answer!r} to the same "
-                    "question before; keep the right one"
-                )
+            take(row)
         except RowError as fault:
             faults.append(f"{file}:{line}: {fault}")
     if faults:
         raise faults.error()
-    if not found and not may_be_empty:
-        raise UserError(f"{file}: the file is empty; it must hold at least one question")
-    return list(found.values())
+    return number
 
 
 def refuse_strangers(

@@ -1,7 +1,7 @@
 """The right and the wrong attempts at one question, as something to train with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wdl.errors import UserError
@@ -11,11 +11,15 @@ from wdl.system.digests import lot
 
 @dataclass(frozen=True)
 class Sides:
-    """A question with its right and wrong attempts, none with the same text as another."""
+    """A question with its right and wrong attempts, none with the same text as another.
+
+    ``contradictory`` is how many texts were held to be right and wrong, and are neither.
+    """
 
     prompt: list[dict[str, str]]
     right: list[Attempt]
     wrong: list[Attempt]
+    contradictory: int
 
     @property
     def pairs(self) -> int:
@@ -37,7 +41,7 @@ class Sides:
         )
         while len(right) * len(wrong) > most:
             max(right, wrong, key=len).pop()
-        return Sides(self.prompt, right, wrong)
+        return replace(self, right=right, wrong=wrong)
 
     def row(self) -> dict[str, Any]:
         """As it is written."""
@@ -56,6 +60,11 @@ def one_prompt(attempts: Sequence[Attempt]) -> list[dict[str, str]]:
     """
     first = attempts[0]
     for other in attempts:
+        if other.question != first.question:
+            raise UserError(
+                f"--graded: question {first.id} is {first.question!r}, and elsewhere "
+                f"{other.question!r}; an id is that of one text"
+            )
         if other.messages != first.messages:
             raise UserError(
                 f"--graded: question {first.id} was asked by {first.messages}, and in another "
@@ -78,8 +87,15 @@ def both_sides(attempts: Sequence[Attempt]) -> Sides:
         if one.is_whole and one.verdict in texts:
             texts[one.verdict].setdefault(one.completion.strip(), one)
     right, wrong = texts["right"], texts["wrong"]
+    both = right.keys() & wrong.keys()
     return Sides(
         one_prompt(attempts),
-        [one for text, one in right.items() if text not in wrong],
-        [one for text, one in wrong.items() if text not in right],
+        [one for text, one in right.items() if text not in both],
+        [one for text, one in wrong.items() if text not in both],
+        len(both),
     )
+
+
+def told_contradictory(texts: int) -> str:
+    """So many texts that are neither right nor wrong, as words; none as nothing."""
+    return f"; {texts} texts, right by one verdict and wrong by another, left out" * (texts > 0)
