@@ -26,7 +26,7 @@ from wdl.config.paths import InputPath, InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import Attempt, by_question, read_graded, statistics, told
 from wdl.rounds.output import Output
-from wdl.rounds.pool import Question, question_id, read_pool, read_texts, refuse_strangers
+from wdl.rounds.pool import Question, question_id, read_pool, refuse_strangers
 from wdl.rounds.similar import Texts
 from wdl.system.digests import files_digest, lot
 from wdl.system.outcome import leave_outcome
@@ -92,7 +92,7 @@ def next_pool(
     from_file = enhance is not None and enhance != ARITHMETIC
     written = read_pool(Path(str(enhance)), may_be_empty=True) if from_file else None
     evaluated_on = contamination.paths if contamination else []
-    tests = Texts(text for file in evaluated_on for text in read_texts(file))
+    tests = Texts(one.question for file in evaluated_on for one in read_pool(file, asked=False))
     rules = Rules(replay_failed, replay_solved, cap, rest_after, seed)
     key = {
         "pool_sha256": files_digest([Path(pool)]),

@@ -9,7 +9,7 @@ its own are not kept.
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -71,61 +71,39 @@ def question_id(text: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:16]
 
 
-def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
+def read_pool(file: Path, may_be_empty: bool = False, asked: bool = True) -> list[Question]:
     """The questions of a file, each once.
+
+    Args:
+        file: Where they are.
+        may_be_empty: Whether there may be none.
+        asked: Whether they are for models to answer. Otherwise only their texts count.
 
     Raises:
         UserError: One line ``file:line: what; remedy`` for each faulty row, or there is none.
     """
-    found: dict[str, Question] = {}
-
-    def take(row: Any) -> None:
-        question = _question(row)
-        known = found.setdefault(question.id, question)
-        if known.answer != question.answer:
-            raise RowError(
-                f"the answer is {question.answer!r}, and was {known.answer!r} to the same "
-                "question before; keep the right one"
-            )
-
-    if not _take_each(file, take) and not may_be_empty:
-        raise UserError(f"{file}: the file is empty; it must hold at least one question")
-    return list(found.values())
-
-
-def read_texts(file: Path) -> list[str]:
-    """The texts of the questions of a file; only those with options need an answer.
-
-    Raises:
-        UserError: As above.
-    """
-    found: list[str] = []
-
-    def take(row: Any) -> None:
-        if isinstance(row, dict) and not any(row.get(key) for key in OPTIONS):
-            row = {**row, "answer": "none is needed"}
-        found.append(parse_problem(row, default_id="").question)
-
-    if not _take_each(file, take):
-        raise UserError(f"{file}: the file is empty; it must hold at least one question")
-    return found
-
-
-def _take_each(file: Path, take: Callable[[Any], None]) -> int:
-    """How many rows there are, each of which is taken, or raises a :class:`RowError`."""
     if not file.is_file():
         raise UserError(f"{file}: there is no such file; check the path")
     if not file.name.endswith(DATA_SUFFIXES):
         raise UserError(f"{file}: questions come as {' or '.join(DATA_SUFFIXES)}; convert it")
-    faults, number = Faults(), 0
-    for number, (line, row) in enumerate(rows_of(file, faults), start=1):  # noqa: B007
+    faults = Faults()
+    found: dict[str, Question] = {}
+    for line, row in rows_of(file, faults):
         try:
-            take(row)
+            question = _question(row) if asked else _text(row)
+            known = found.setdefault(question.id, question)
+            if known.answer != question.answer:
+                raise RowError(
+                    f"the answer is {question.answer!r}, and was {known.answer!r} to the same "
+                    "question before; keep the right one"
+                )
         except RowError as fault:
             faults.append(f"{file}:{line}: {fault}")
     if faults:
         raise faults.error()
-    return number
+    if not found and not may_be_empty:
+        raise UserError(f"{file}: the file is empty; it must hold at least one question")
+    return list(found.values())
 
 
 def refuse_strangers(
@@ -148,6 +126,15 @@ def refuse_strangers(
                 f"{place}: attempts at {one.id} are graded by {one.answer!r}, but its answer in "
                 f"{pool} is {answers[one.id]!r}; give the pool that was sampled"
             )
+
+
+def _text(row: Any) -> Question:
+    """A row of any file of problems, which needs no answer unless it has options."""
+    if isinstance(row, dict) and not any(row.get(key) for key in OPTIONS):
+        row = {**row, "answer": "none is needed"}
+    problem = parse_problem(row, default_id="")
+    text = encodable(problem.question, "the question")
+    return Question(question_id(text), text, problem.reference)
 
 
 def _question(row: Any) -> Question:

@@ -16,7 +16,7 @@ _SIGNS = {
     "[−–]": "-",
 }
 """Of arithmetic, which have several spellings."""
-_SILENT = re.compile(r"(?<!\d)[.,]|[.,](?!\d)|[:;?$\"'`“”‘’…]|\\[()\[\]]|=\W*$")
+_SILENT = re.compile(r"[.,](?!\d)|[:;?$\"'`“”‘’…]|\\[()\[\]]|=\W*$")
 """Marks that say nothing; those within a number do."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
