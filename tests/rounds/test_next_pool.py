@@ -208,7 +208,7 @@ def test_what_says_something_else_is_another_text() -> None:
         (["--rest_after", "0"], "--rest_after 0: it is at least 1"),
         (["--enhance", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--enhance", "arithmetic"], "no failed question is one; give a file of enhanced"),
-        (["--graded", "g.jsonl,none.jsonl"], "check the path, which is that of one file"),
+        (["--graded", "g.jsonl,none.jsonl"], "check the path (one file is asked for)"),
         (["--contamination", "g.jsonl,none.jsonl"], "g.jsonl:1: the row has no question"),
         (["--pool", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--pool", "other.jsonl"], "it holds 2 attempts at questions that are not in other.jsonl"),

@@ -125,7 +125,7 @@ def _read(files: Sequence[Path], graded: bool) -> list[Attempt]:
     faults = Faults()
     for file in files:
         if not file.is_file():
-            one = ", which is that of one file" if "," in str(file) else ""
+            one = " (one file is asked for)" if "," in str(file) else ""
             faults.append(f"{file}: there is no such file; check the path{one}")
         elif not file.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
             faults.append(f"{file}: attempts come as .jsonl; check the path")

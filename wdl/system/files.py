@@ -23,7 +23,7 @@ def refuse_unwritable(path: Path, option: str) -> None:
     """
     nearest = next(place for place in path.absolute().parents if os.path.exists(place))
     if not nearest.is_dir():
-        raise UserError(f"{option} {path}: {nearest} is a file; choose another place")
+        raise UserError(f"{option}: {nearest} is a file; choose another place")
     longest = max(len(os.fsencode(part)) for part in path.absolute().parts)
     if longest > (most := os.pathconf(nearest, "PC_NAME_MAX") - BESIDE):
         raise UserError(f"{option} {path}: a name of {longest} bytes; it has at most {most}")
@@ -31,7 +31,7 @@ def refuse_unwritable(path: Path, option: str) -> None:
         TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise UserError(
-            f"{option} {path}: {nearest} cannot be written to ({error.strerror}); choose another"
+            f"{option}: {nearest} cannot be written to ({error.strerror}); choose another"
         ) from None
 
 
