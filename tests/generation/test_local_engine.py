@@ -48,6 +48,9 @@ def test_too_little_context_is_refused_with_the_numbers(engine: TransformersEngi
         f"model's context is {context}; ask for at most {room} new tokens",
     ):
         engine.check(requests, Sampling(room + 1, 0.0, 1.0, 0))
+    huge = [Request("a", 0, [{"role": "user", "content": "1" * context}])]
+    with pytest.raises(UserError, match=f"context is {context}; leave that question out"):
+        engine.check(huge, Sampling(1, 0.0, 1.0, 0))
 
 
 def test_the_record_tells_prompts_apart(engine: TransformersEngine) -> None:

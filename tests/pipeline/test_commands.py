@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from attempts import refused
 from conftest import CONFIGS
 
 from wdl.cli import main
@@ -153,3 +154,16 @@ def test_bad_input_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture
         main(["pipeline", "--config", "mine.yaml"])
     assert "stages" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_root_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("here: .\nstages: [{name: a, command: tiny --out x}]\n")
+    error = refused(["pipeline", "--config", "mine.yaml", "--root", "mine.yaml"], capsys)
+    assert "mine.yaml is a file; choose another place" in error
+
+
+def test_a_key_that_is_there_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "here: .\nstages:\n- {name: a, command: tiny}\n- name: b\n  command: x\n  name: c\n"
+    Path("mine.yaml").write_text(text)
+    error = refused(["pipeline", "--config", "mine.yaml"], capsys)
+    assert error == "wdl: error: mine.yaml:6: name is there already, in line 4; keep one of them"

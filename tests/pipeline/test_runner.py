@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,24 @@ def test_a_failed_stage_is_named_with_its_log_and_tried_again() -> None:
         assert not (ROOT / "third").exists()
         report = json.loads((ROOT / "report.json").read_text())["stages"]
         assert [stage["state"] for stage in report] == ["done", "failed", "waiting"]
+
+
+def test_a_stage_that_lacks_what_was_removed_names_who_made_it() -> None:
+    made = (ROOT / "first" / "rows").absolute()
+    first = Step("first", (f"open({str(made)!r}, 'w').close()",))
+    second = Step("second", ("import sys; open(sys.argv[1].strip('[\"]'))", f'["{made}"]'))
+    run(first, second)
+    made.unlink()
+    second = replace(second, words=(*second.words, "changed"))
+    with pytest.raises(UserError) as error:
+        run(first, second)
+    remedy = f"there is no {made}: if it was removed, delete {made.parent}, and stage first runs"
+    assert remedy in error.value.faults[0]
+    shutil.rmtree(made.parent)
+    run(first, second)
+    with pytest.raises(UserError) as error:
+        run(first, replace(second, words=("raise SystemExit(1)", str(made))))
+    assert "there is no" not in error.value.faults[0]
 
 
 def test_a_crash_is_retried_so_often_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:

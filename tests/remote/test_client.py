@@ -218,6 +218,7 @@ def test_servers_share_the_load() -> None:
         ({"in_flight": 0}, "in_flight is 0; it is at least 1"),
         ({"retries": -1}, "retries is -1; it is at least 0"),
         ({"budget": Budget(cost=1.0)}, "tokens have no price"),
+        ({"budget": Budget(tokens=-1)}, "budget.tokens is -1; it is at least 0"),
         ({"timeout": 0.0}, "timeout is 0.0; give seconds"),
     ],
 )

@@ -133,6 +133,13 @@ def test_written_ones_are_taken_unless_they_are_there() -> None:
     assert summary["left_out"] == {"duplicate": 3, "contaminated": 1}
 
 
+def test_a_test_needs_no_answers() -> None:
+    write("test.jsonl", [{"question": "58*7-97"}])
+    a_round({"58 × 7 - 97": "rw", "other": "rw"})
+    rows = next_pool("--contamination", "test.jsonl")
+    assert [row["question"] for row in rows] == ["other"]
+
+
 def test_no_question_of_a_test_is_asked() -> None:
     heldout = CONFIGS / "tiny" / "heldout.jsonl"
     known = read(heldout)[0]["instruction"]
@@ -176,6 +183,23 @@ def test_similar_texts() -> None:
 
 
 @pytest.mark.parametrize(
+    "spelt",
+    [
+        *("58*7-97.", "58 * 7 - 97 = ?", "$58*7-97$", r"\(58 \times 7-97\)", "58 × 7 − 97"),
+        *(r"58\cdot7-97:", "58·7–97", "58 x 7-97"),
+    ],
+)
+def test_a_short_text_is_the_same_whatever_its_marks(spelt: str) -> None:
+    assert spelt in Texts(["58*7-97"]) and "58*7-97" in Texts([spelt])
+    assert spelt not in Texts(["58*7-98", "58+7-97", "58/7-97", "5.8*7-97", "58*7+97"])
+
+
+def test_what_says_something_else_is_another_text() -> None:
+    assert "3.5+1" not in Texts(["35+1", "3 5+1", "3,5+1"]) and "x*.5" not in Texts(["x*5"])
+    assert "x>3" not in Texts(["x<3", "x=3"]) and "5!" not in Texts(["5"])
+
+
+@pytest.mark.parametrize(
     ("options", "fault"),
     [
         (["--replay_failed", "1.5"], "--replay_failed 1.5: it lies in [0, 1]"),
@@ -184,6 +208,7 @@ def test_similar_texts() -> None:
         (["--rest_after", "0"], "--rest_after 0: it is at least 1"),
         (["--enhance", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--enhance", "arithmetic"], "no failed question is one; give a file of enhanced"),
+        (["--graded", "g.jsonl,none.jsonl"], "check the path (one file is asked for)"),
         (["--contamination", "g.jsonl,none.jsonl"], "g.jsonl:1: the row has no question"),
         (["--pool", "none.jsonl"], "none.jsonl: there is no such file"),
         (["--pool", "other.jsonl"], "it holds 2 attempts at questions that are not in other.jsonl"),

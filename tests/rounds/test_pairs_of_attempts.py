@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from wdl.cli import main
 from wdl.data.records import RecordReader
+from wdl.rounds.attempts import VERDICTS
 from wdl.rounds.pool import question_id
 from wdl.system.outcome import VARIABLE, read_outcome
 
@@ -22,7 +23,9 @@ def rows(file: str) -> list[dict]:
     return parquet.read_table(file).to_pylist()
 
 
-def test_both_sides_of_a_question_in_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_sides_of_a_question_in_all_rounds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv(VARIABLE, "outcome.json")
     more = [
         attempt("a", 0, "wrong", completion="wrong 1"),  # as in the first round
@@ -50,6 +53,9 @@ def test_both_sides_of_a_question_in_all_rounds(monkeypatch: pytest.MonkeyPatch)
     assert found["train"] == {**train, "chosen_tokens": 5, "rejected_tokens": 5}
     used = {"questions": 3, "attempts": 17, "right": 6, "wrong": 10, "ungraded": 1, "in_pairs": 4}
     assert used.items() <= found["attempts"].items()
+    assert found["attempts"]["contradictory"] == 2
+    printed = "pairs: 4 of 17 attempts are in pairs; 2 texts, right by one verdict and wrong by"
+    assert printed in capsys.readouterr().out
     assert found["attempts"]["all_right"] == found["attempts"]["all_wrong"] == 1 / 3
     assert read_outcome(Path("outcome.json"))[0]["train pairs"] == 4
 
@@ -78,7 +84,8 @@ def test_the_same_input_gives_the_same_bytes(capsys: pytest.CaptureFixture[str])
     names = ("train.parquet", "validation.parquet", "description.json")
     whole = {name: Path("one", name).read_bytes() for name in names}
     assert {name: Path("two", name).read_bytes() for name in names} == whole
-    for half in (("validation.parquet", "train.parquet"), ("train.parquet",)):  # as a kill leaves
+    # as a kill leaves it, or a hand
+    for half in (("validation.parquet", "train.parquet"), ("train.parquet",), names[1:2]):
         for name in half:
             Path("one", name).unlink()
         pairs("g.jsonl", "one")
@@ -88,6 +95,23 @@ def test_the_same_input_gives_the_same_bytes(capsys: pytest.CaptureFixture[str])
     assert "one/train.parquet: there already, made from the same inputs" in capsys.readouterr().out
     error = refused(["pairs", "--graded", "g.jsonl", "--out", "one", "--seed", "1"], capsys)
     assert "one/train.parquet: it was made with another seed" in error
+
+
+def test_what_was_changed_by_hand_is_not_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    write("g.jsonl", [row for name in "abcd" for row in graded(name, "rw")])
+    keep = ["keep", "--graded", "g.jsonl", "--out", "rows.jsonl"]
+    main(keep)
+    whole = Path("rows.jsonl").read_text()
+    Path("rows.jsonl").write_text("".join(whole.splitlines(keepends=True)[1:]))
+    error = refused(keep, capsys)
+    assert "rows.jsonl: it was changed since it was made; remove it, and the same command" in error
+    Path("rows.jsonl").unlink()
+    main(keep)
+    assert Path("rows.jsonl").read_text() == whole
+    pairs("g.jsonl")
+    Path("pairs/validation.parquet").write_bytes(Path("pairs/train.parquet").read_bytes())
+    error = refused(["pairs", "--graded", "g.jsonl", "--out", "pairs"], capsys)
+    assert "pairs/validation.parquet: it was changed since it was made" in error
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 6, 100])
@@ -157,7 +181,14 @@ def test_prompts_have_the_columns_of_verl() -> None:
         (["pairs", "--graded", "g.jsonl", "--val_fraction", "1"], "--val_fraction 1.0: it lies"),
         (["pairs", "--graded", "g.jsonl", "--max_pairs", "0"], "--max_pairs 0: it is at least 1"),
         (["pairs", "--graded", "table.parquet"], "table.parquet: attempts come as .jsonl"),
-        (["keep", "--graded", "wrong.jsonl"], "no attempt is right; there is nothing to keep"),
+        (["pairs", "--graded", "g.jsonl,text.jsonl"], "is 'a', and elsewhere 'b'; an id is that"),
+        (
+            ["pairs", "--graded", "g.jsonl", "--val_fraction", ".99"],
+            "it leaves none of 1 questions",
+        ),
+        (["pairs", "--graded", "both.jsonl"], "on; 1 texts, right by one verdict and wrong by ano"),
+        (["keep", "--graded", "both.jsonl"], "whole; 1 texts, right by one verdict and wrong by"),
+        (["keep", "--graded", "wrong.jsonl"], "no attempt is right and whole; there is nothing to"),
         (["keep", "--graded", "g.jsonl", "--per_question", "0"], "--per_question 0: it is at"),
         (["prompts", "--graded", "empty.jsonl"], "empty.jsonl: the file is empty"),
         (["prompts", "--graded", "g.jsonl,system.jsonl"], "give rounds of one system prompt"),
@@ -177,6 +208,10 @@ def test_what_cannot_be_used_is_said(
     write("empty.jsonl", [])
     write("table.parquet", [])
     system = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    other = [{"role": "user", "content": "b"}]
+    write("text.jsonl", [attempt("a", 0, "right", messages=other)])
+    both = [attempt("a", n, verdict, completion="c") for n, verdict in enumerate(VERDICTS)]
+    write("both.jsonl", both)
     write("system.jsonl", [attempt("a", 0, "right", messages=system)])
     out = {"pairs": "out", "keep": "out.jsonl", "prompts": "out.parquet"}[words[0]]
     assert fault in refused([*words, "--out", out], capsys)

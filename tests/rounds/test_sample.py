@@ -219,6 +219,38 @@ def test_a_grader_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pass@2" not in summary["results"]  # no question has two graded attempts
 
 
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("[Grade('correct', 309) for _ in tasks]", "Own gives Grade(status='correct', answer=309"),
+        ("[Grade('fine', None) for _ in tasks]", "one of correct, wrong, cut_off, could_not_grade"),
+        ("['correct' for _ in tasks]", "the grader odd.Own gives 'correct'; give a Grade"),
+        ("[]", "the grader odd.Own gives 0 grades to 2 tasks; give each one"),
+        ("None", "the grader odd.Own fails (TypeError: "),
+        ("{}['x']", "odd.py:6: the grader odd.Own fails (KeyError: 'x'); mend it"),
+    ],
+)
+def test_a_grader_that_errs_is_named(
+    given: str, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "odd", raising=False)
+    Path("odd.py").write_text(
+        "from wdl.grading.grader import BaseGrader, Grade\nclass Own(BaseGrader):\n"
+        "    def describe(self):\n        return {}\n"
+        f"    def grade(self, tasks):\n        return {given}\n"
+    )
+    Path("own.yaml").write_text("class_path: odd.Own\n")
+    samples = write("samples.jsonl", [attempt("?", n) for n in range(2)])
+    words = ["grade", "--samples", samples, "--out", "graded.jsonl", "--by", "own.yaml"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    *_, said = capsys.readouterr().err.splitlines()  # after the bar
+    assert said.startswith("wdl: error: ") and fault in said
+    assert not Path("graded.jsonl").exists()
+
+
 def test_statistics_by_hand() -> None:
     letters = {"a": "rrww", "b": "rrrr", "c": "wwww", "d": "uuuu", "e": "rwuu"}
     rows = [Attempt(**row) for name, text in letters.items() for row in graded(name, text)]
@@ -243,6 +275,9 @@ def test_statistics_by_hand() -> None:
         (["--pool", "broken.jsonl"], "broken.jsonl:6: streak is 'x'"),
         (["--pool", "broken.jsonl"], "broken.jsonl:7: 3 of 2 attempts are solved"),
         (["--pool", "broken.jsonl"], "broken.jsonl:8: parent is 5; give the id"),
+        (["--pool", "broken.jsonl"], "broken.jsonl:9: id is 7, but that of its text is"),
+        (["--pool", "broken.jsonl"], "broken.jsonl:10: prompt holds {'role': 'user', 'content': '"),
+        (["--pool", "broken.jsonl"], "broken.jsonl:11: prompt holds {'role': 'system',"),
         (["--n", "0"], "samples is 0; ask for at least 1"),
         (["--temperature", "0"], "8 samples at temperature 0 are all equal"),
         (["--temperature", "-1"], "temperature is -1.0"),
@@ -252,6 +287,8 @@ def test_statistics_by_hand() -> None:
         (["--engine", "llama"], "'llama'; choose from transformers, vllm, or give a YAML file"),
         (["--out", "."], "this is a folder; name a file in it"),
         (["--out", "pool.jsonl/samples.jsonl"], "pool.jsonl is a file; choose another place"),
+        (["--out", "/proc/out.jsonl"], "/proc cannot be written to (No such file or directory);"),
+        (["--out", f"{'x' * 300}.jsonl"], "a name of 306 bytes; it has at most"),
         (["--pool", "system.jsonl"], "system.jsonl:1: 'system' is not asked; give --system_prompt"),
         (["--pool", "half.jsonl"], "half.jsonl:1: 'the question' holds half a surrogate pair"),
         (["--out", "samples.txt"], "samples.txt: end the name in .jsonl"),
@@ -276,6 +313,9 @@ def test_what_cannot_be_sampled_is_said(
         {**question, "origin": "seed", "streak": "x"},
         {**question, "origin": "seed", "attempts": 2, "solved": 3},
         {**question, "parent": 5},
+        {**question, "origin": "seed", "id": 7},
+        {"prompt": [{"role": "user", "content": "1?", "name": "Eve"}], "answer": 1},
+        {"prompt": [{"role": s, "content": "1?"} for s in ("system", "user")], "answer": 1},
     ]
     lines = [json.dumps(question), "{oops", *map(json.dumps, rows)]
     Path("broken.jsonl").write_text("\n".join(lines))
@@ -301,8 +341,14 @@ def test_another_seed_is_another_file(pool: str, capsys: pytest.CaptureFixture[s
         ([1], "an attempt is an object"),
         ({"question": "?"}, "it has no id; an attempt is a row that wdl sample writes"),
         (attempt("?", 0, new_tokens="many"), "new_tokens is 'many'"),
-        (attempt("?", 0, messages=[{"role": "user"}]), "messages must be a list of objects"),
+        (attempt("?", 0, messages=[{"role": "user"}]), "messages must be objects"),
         (attempt("?", 0, finish_reason="tired"), "finish_reason is 'tired'"),
+        (attempt("?", 0, thinkin=True), "'thinkin' is no field of an attempt; correct or drop it"),
+        (attempt("?", -1), "attempt is -1, which wdl sample never writes"),
+        (
+            attempt("?", 0, messages=[{"role": "user", "content": "?", "name": "Eve"}]),
+            "messages must be objects with the texts role and content and no more",
+        ),
         (attempt("?", 9), "attempt 9 at 7 is there already"),
     ],
 )

@@ -46,6 +46,20 @@ def test_what_is_being_written_can_be_read(tmp_path: Path) -> None:
         assert list(read_entries(path)) == ENTRIES
 
 
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("damage", [b"{oops\n", b"\xff\n", b"[1]\n"])
+def test_a_damaged_line_says_what_to_remove(tmp_path: Path, number: int, damage: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INPUTS) as journal:
+        journal.append(ENTRIES)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = damage
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(UserError) as error, Journal(path, INPUTS) as journal:
+        list(journal.entries())
+    assert f"{path}:{number}: the line is damaged; remove this file" in str(error.value)
+
+
 def test_a_torn_line_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path, INPUTS) as journal:

@@ -35,7 +35,7 @@ KINDS: tuple[Kind, ...] = ("qwen2_5_vl", "qwen3_vl")
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny vision-language models with random weights."""
-    made = {}
+    made: dict[str, Path] = {}
     for kind in KINDS:
         folder = made[kind] = tmp_path_factory.mktemp(kind)
         write_tiny_vision(folder, kind)
@@ -190,7 +190,7 @@ class ByHand:
         with torch.no_grad():
             for weight in self.model.parameters():
                 if weight.grad is not None:
-                    weight -= LR * weight.grad
+                    weight.sub_(LR * weight.grad)
 
     def assert_is(self, model: PreTrainedModel) -> None:
         ours = dict(model.named_parameters())

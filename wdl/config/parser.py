@@ -141,6 +141,21 @@ def check_syntax(files: Iterable[Path]) -> None:
             raise UserError(f"{file}: is not YAML: {error}") from error
         if not isinstance(top, yaml.MappingNode):
             raise UserError(f"{file}:1: holds no keys; write one KEY: VALUE a line")
+        if twice := [f"{file}:{line}: {fault}" for line, fault in _repeated(top)]:
+            raise UserError(*twice)
+
+
+def _repeated(node: yaml.Node) -> Iterator[tuple[int, str]]:
+    """Lines of keys that their mapping has already, of which YAML would take the last alone."""
+    lines: dict[str, int] = {}
+    for entry in node.value if isinstance(node, yaml.CollectionNode) else ():
+        if isinstance(node, yaml.MappingNode):
+            key, entry = entry
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                yield line, f"{name} is there already, in line {lines[name]}; keep one of them"
+            lines[name] = line
+        yield from _repeated(entry)
 
 
 _OF_A_CLASS = re.compile(
@@ -242,8 +257,7 @@ def _find(file: Path, names: Sequence[str]) -> tuple[int, str | None]:
     node, line = yaml.compose(file.read_text(encoding="utf-8")), 0
     for name in names:
         entries = node.value if isinstance(node, yaml.MappingNode) else []
-        # of two with the same name, YAML takes the last
-        entry = next(((key, value) for key, value in entries[::-1] if key.value == name), None)
+        entry = next(((key, value) for key, value in entries if key.value == name), None)
         if entry is None:
             return 0, None
         key, node = entry

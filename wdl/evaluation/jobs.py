@@ -13,7 +13,7 @@ from wdl.evaluation.sources import ProblemSet
 from wdl.generation.engine import Engine, Request, Sampling
 from wdl.generation.journalled import answer
 from wdl.generation.protocols import Protocol
-from wdl.grading.grader import BaseGrader, Task
+from wdl.grading.grader import BaseGrader, Task, grades_by
 from wdl.system.files import write_json, write_lines
 from wdl.system.journal import Journal, refuse_other
 
@@ -110,7 +110,7 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
     benchmark = job.problems.benchmark
     problems = {problem.id: problem for problem in job.problems.problems}
     asked = [problems[entry["id"]] for entry in entries]
-    grades = grader.grade(
+    tasks = [
         Task(
             kind=benchmark.kind,
             question=problem.question,
@@ -121,7 +121,7 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
             thinking=job.inputs.get("thinking", False),
         )
         for problem, entry in zip(asked, entries, strict=True)
-    )
+    ]
     return [
         {
             "id": problem.id,
@@ -133,5 +133,5 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
             "new_tokens": entry["new_tokens"],
             "completion": entry["completion"],
         }
-        for problem, entry, grade in zip(asked, entries, grades, strict=True)
+        for problem, entry, grade in zip(asked, entries, grades_by(grader, tasks), strict=True)
     ]

@@ -93,10 +93,11 @@ class LocalEngine(Engine):
         needed = longest + sampling.max_new_tokens
         context = self.config.get_text_config().max_position_embeddings
         if needed > context:
+            room = context - longest
             raise UserError(
                 f"a prompt of {longest} tokens and {sampling.max_new_tokens} new ones need "
-                f"{needed}, the model's context is {context}; ask for at most "
-                f"{max(context - longest, 0)} new tokens"
+                f"{needed}, the model's context is {context}; "
+                + (f"ask for at most {room} new tokens" if room > 0 else "leave that question out")
             )
         self.context = max(self.context, needed)
         self.most_images = max(self.most_images, *(len(one.images) for one in requests))

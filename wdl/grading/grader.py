@@ -15,8 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
+from traceback import extract_tb
 from typing import Any, Literal, Self, get_args
 
+from wdl.errors import UserError
 from wdl.grading.answers import find_answer, tagged_answer, value_in
 from wdl.grading.notation import WRAPPERS, plain
 from wdl.grading.plain_numbers import equal_in_base, equal_numbers
@@ -70,6 +72,12 @@ class Grade:
     answer: str | None
     detail: str = ""
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether all are what they should be."""
+        is_answer = self.answer is None or isinstance(self.answer, str)
+        return self.status in STATUSES and is_answer and isinstance(self.detail, str)
+
 
 class BaseGrader(ABC):
     """Whatever can say whether answers are right.
@@ -94,6 +102,34 @@ class BaseGrader(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def grades_by(grader: BaseGrader, tasks: Sequence[Task]) -> list[Grade]:
+    """What a grader, which may be a user's own, says of each task.
+
+    Raises:
+        ChildFailure: What it needs fails for now.
+        UserError: It raises anything else, or what it says are not the grades of these tasks.
+    """
+    name = f"the grader {type(grader).__module__}.{type(grader).__qualname__}"
+    try:
+        grades = list(grader.grade(tasks))
+    except (ChildFailure, UserError):
+        raise
+    except Exception as error:
+        at = extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{at.filename}:{at.lineno}: {name} fails ({type(error).__name__}: {error}); mend it"
+        ) from error
+    if len(grades) != len(tasks):
+        raise UserError(f"{name} gives {len(grades)} grades to {len(tasks)} tasks; give each one")
+    for grade in grades:
+        if not isinstance(grade, Grade) or not grade.is_sound:
+            raise UserError(
+                f"{name} gives {grade!r}; give a Grade whose status is one of "
+                f"{', '.join(STATUSES)}, its answer a text or None and its detail a text"
+            )
+    return grades
 
 
 class Grader(BaseGrader):

@@ -14,8 +14,9 @@ from wdl.pipeline.ask import ask
 from wdl.pipeline.checks import print_checks
 from wdl.pipeline.plan import Pipeline, turns
 from wdl.pipeline.report_figure import write_figure
-from wdl.pipeline.runner import run_steps
+from wdl.pipeline.runner import LOCK, run_steps
 from wdl.pipeline.status import print_status
+from wdl.system.files import refuse_unwritable
 
 Stages = list[dict[str, Any]]
 
@@ -42,6 +43,7 @@ def run_pipeline(
         dry_run: Say what would become of each stage and why, and run none.
     """
     folder = Path(os.path.abspath(root))
+    refuse_unwritable(folder / LOCK, "--root")
     pipeline = Pipeline(stages, Path(here), folder)
     pipeline.check()
     if dry_run:

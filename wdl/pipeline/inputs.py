@@ -20,7 +20,7 @@ import wdl
 from wdl.config.packaged import find_config
 from wdl.errors import UserError
 from wdl.pipeline.stages import Step
-from wdl.system.digests import value_digest
+from wdl.system.digests import content_digest, value_digest
 from wdl.system.files import write_json
 
 # A file that changed this short a time ago may change again without a new time of change.
@@ -61,8 +61,7 @@ class Fingerprints:
         known = self._hashes.get(str(file))
         if known is not None and known[:-1] == seen:
             return known[-1]
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        content = content_digest(file)
         self._hashes.pop(str(file), None)
         if time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > SETTLED:
             self._hashes[str(file)] = [*seen, content]

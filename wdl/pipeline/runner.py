@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from wdl.errors import UserError
+from wdl.pipeline.inputs import candidates
 from wdl.pipeline.log import last_lines
 from wdl.pipeline.plan import Plan, Turn, turns
 from wdl.pipeline.process import Signals, run_logged
@@ -92,7 +94,7 @@ def _run(turn: Turn, attempt: Callable[..., Record], ask: Ask | None) -> None:
         record = attempt(turn, record)
         if record.state == "done":
             return
-        failed = f"stage {step.name} failed with exit code {record.exit_code}"
+        failed = f"stage {step.name} failed with exit code {record.exit_code}{_removed(turn)}"
         log = folder / LOG
         lines = [f"| {line}" for line in last_lines(log)]
         answer = "continue" if step.skippable else "quit"
@@ -110,6 +112,18 @@ def _run(turn: Turn, attempt: Callable[..., Record], ask: Ask | None) -> None:
             again = "the same command goes on from here"
             raise UserError(f"{failed}; log: {log}; {again}{end}", *lines)
         turn = replace(turn, record=record)  # what the stage reads may have been mended
+
+
+def _removed(turn: Turn) -> str:
+    """What a command names in the folder of a stage before it and is not there, with the remedy."""
+    words = [part for word in turn.step.words for part in re.split(r'[\[\]"]', word)]
+    for path in candidates(words):
+        for step in turn.steps[: turn.number]:
+            folder = turn.folder.with_name(step.name).absolute()
+            if path.is_relative_to(folder) and not path.exists():
+                again = f"if it was removed, delete {folder}, and stage {step.name} runs again"
+                return f"; there is no {path}: {again}"
+    return ""
 
 
 def _attempt(turn: Turn, record: Record, wdl: Sequence[str], signals: Signals, lock: int) -> Record:

@@ -4,7 +4,7 @@ Apart from the client, so that ``--help`` imports nothing heavy.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -102,6 +102,11 @@ class Endpoint:
             f"{name} is {getattr(self, name)}; it is at least {least}"
             for name, least in {"in_flight": 1, "retries": 0}.items()
             if getattr(self, name) < least
+        ]
+        faults += [
+            f"budget.{name} is {value}; it is at least 0"
+            for name, value in asdict(self.budget).items()
+            if value is not None and not value >= 0
         ]
         if self.timeout <= 0:
             faults.append(f"timeout is {self.timeout}; give seconds")

@@ -131,7 +131,8 @@ def _read(files: Sequence[Path], graded: bool) -> list[Attempt]:
     faults = Faults()
     for file in files:
         if not file.is_file():
-            faults.append(f"{file}: there is no such file; check the path")
+            one = " (one file is asked for)" if "," in str(file) else ""
+            faults.append(f"{file}: there is no such file; check the path{one}")
         elif not file.name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
             faults.append(f"{file}: attempts come as .jsonl; check the path")
     if faults:
@@ -174,15 +175,17 @@ def _attempt(row: Any, folder: Path) -> Attempt:
     missing = [field.name for field in fields(Attempt)[:7] if field.name not in known]
     if missing:
         raise RowError(f"it has no {missing[0]}; an attempt is a row that wdl sample writes")
+    if strange := sorted(row.keys() - known.keys()):
+        raise RowError(f"{strange[0]!r} is no field of an attempt; correct or drop it")
     for name, value in known.items():
         unknown = name == "finish_reason" and value not in ("stop", "length")
-        if unknown or type(value) not in _TYPES[name]:
+        if unknown or type(value) not in _TYPES[name] or (type(value) is int and value < 0):
             raise RowError(f"{name} is {value!r}, which wdl sample never writes; sample again")
         if isinstance(value, str):
             encodable(value, name)
     messages = known["messages"]
     if not messages or not all(_is_message(message) for message in messages):
-        raise RowError("messages must be a list of objects with the texts role and content")
+        raise RowError("messages must be objects with the texts role and content and no more")
     for message in messages:
         encodable(message["content"], "messages")
     images = known.pop("images", [])
@@ -192,8 +195,10 @@ def _attempt(row: Any, folder: Path) -> Attempt:
 
 
 def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(
-        isinstance(message.get(key), str) for key in ("role", "content")
+    return (
+        isinstance(message, dict)
+        and message.keys() == {"role", "content"}
+        and all(isinstance(text, str) for text in message.values())
     )
 
 

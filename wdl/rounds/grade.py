@@ -27,7 +27,7 @@ from tqdm import tqdm
 from wdl.config.definitions import read_class
 from wdl.config.paths import InputPath
 from wdl.errors import UserError
-from wdl.grading.grader import BaseGrader, Grader, Status, Task
+from wdl.grading.grader import BaseGrader, Grader, Status, Task, grades_by
 from wdl.remote.endpoint import Teacher
 from wdl.rounds.attempts import Attempt, Key, Verdict, read_samples, shares_of, statistics, told
 from wdl.rounds.output import Output, read_summary, resumable, summary_of
@@ -121,7 +121,7 @@ class RulesJudge(Judge):
         """A ruling on each attempt, in blocks."""
         for start in range(0, len(attempts), BLOCK):
             block = attempts[start : start + BLOCK]
-            grades = self._grader.grade(_task(attempt) for attempt in block)
+            grades = grades_by(self._grader, [_task(attempt) for attempt in block])
             yield [
                 Ruling(one.id, one.attempt, VERDICT_OF[grade.status], grade.answer, grade.detail)
                 for one, grade in zip(block, grades, strict=True)

@@ -13,7 +13,13 @@ from wdl.config.paths import InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import Attempt, by_question, read_graded
 from wdl.rounds.output import Output
-from wdl.rounds.sides import balanced, both_sides, right_in_both_orders
+from wdl.rounds.sides import (
+    balanced,
+    both_sides,
+    right_in_both_orders,
+    told_contradictory,
+    told_one_order,
+)
 from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
 
@@ -52,6 +58,7 @@ def keep(
         if both_orders:
             attempts, one_order = right_in_both_orders(attempts)
         sides = {name: both_sides(group) for name, group in by_question(attempts).items()}
+        contradictory = sum(one.contradictory for one in sides.values())
         sides = {name: one for name, one in sides.items() if one.right}
         if both_orders:
             sides = balanced(sides, seed)
@@ -60,17 +67,22 @@ def keep(
             drawn = sorted(right, key=lambda one: lot(seed, one.id, one.completion))[:per_question]
             kept += [one for one in right if one in drawn]
         if not kept:
-            raise UserError(f"--graded {graded}: no attempt is right; there is nothing to keep")
+            raise UserError(
+                f"--graded {graded}: no attempt is right and whole"
+                f"{told_contradictory(contradictory)}{told_one_order(one_order)}; there is nothing "
+                "to keep"
+            )
         summary = {
             "rows": len(kept),
             "questions": len({one.id for one in kept}),
             "asked": len(groups),
+            "contradictory": contradictory,
             "right_in_one_order": one_order,
         }
         output.write((_row(idx, one) for idx, one in enumerate(kept)), summary)
     print(
         f"{out}: {summary['rows']} rows, right attempts at {summary['questions']} of "
-        f"{summary['asked']} questions"
+        f"{summary['asked']} questions{told_contradictory(summary['contradictory'])}"
     )
     leave_outcome({"rows": summary["rows"], "questions": summary["questions"]})
 

@@ -74,7 +74,8 @@ def next_pool(
         cap: Most questions; the solved ones go first, then enhanced ones, by lot.
         rest_after: Rounds in a row that were all right, or all wrong, after which a question rests;
             null for never.
-        contamination: Files of problems that models are evaluated on, separated by commas.
+        contamination: Files of problems that models are evaluated on, separated by commas; their
+            answers need not be there.
         seed: Seeds the lots and what arithmetic makes; give each round its own.
     """
     faults = {
@@ -92,7 +93,7 @@ def next_pool(
     from_file = enhance is not None and enhance != ARITHMETIC
     written = read_pool(Path(str(enhance)), may_be_empty=True) if from_file else None
     evaluated_on = contamination.paths if contamination else []
-    tests = Texts(one.question for file in evaluated_on for one in read_pool(file))
+    tests = Texts(one.question for file in evaluated_on for one in read_pool(file, asked=False))
     rules = Rules(replay_failed, replay_solved, cap, rest_after, seed)
     key = {
         "pool_sha256": files_digest([Path(pool)]),

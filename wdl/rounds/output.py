@@ -1,10 +1,11 @@
-"""What a verb of a round writes: a file, with a summary beside it, made once from its inputs."""
+"""What a verb of a round writes: files, with a summary beside them, made once from their inputs."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from pyarrow import parquet
 
 from wdl.errors import UserError
 from wdl.system.child import ChildFailure
-from wdl.system.files import sync, write_json, write_lines
+from wdl.system.digests import content_digest
+from wdl.system.files import refuse_unwritable, sync, write_json, write_lines
 from wdl.system.journal import refuse_other
 
-Rows = Iterable[dict[str, Any]]
+Row = dict[str, Any]
+Rows = Iterable[Row]
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 """A conversation, in a table."""
 
@@ -41,15 +44,11 @@ class Output:
     suffix: str = ".jsonl"
 
     def __post_init__(self) -> None:
+        refuse_unwritable(self.path, "--out")
         if self.path.is_dir():
             raise UserError(f"--out {self.path}: this is a folder; name a file in it")
         if self.path.suffix != self.suffix:
             raise UserError(f"--out {self.path}: end the name in {self.suffix}, which it becomes")
-        nearest = next(parent for parent in self.path.absolute().parents if parent.exists())
-        if not nearest.is_dir():
-            raise UserError(f"--out {self.path}: {nearest} is a file; choose another place")
-        if not os.access(nearest, os.W_OK):
-            raise UserError(f"--out {self.path}: {nearest} cannot be written to; choose another")
 
     @property
     def summary(self) -> Path:
@@ -62,29 +61,53 @@ class Output:
         return self.path.with_name(f".{self.path.name}.journal")
 
     def earlier(self) -> dict[str, Any] | None:
-        """The summary of the file, if it is there.
+        """The summary, if all files are there as they were written.
 
         Raises:
-            UserError: It was made from other inputs.
+            UserError: They were made from other inputs, or one was changed since.
         """
         if not self.path.exists():
             return None
         found = read_summary(self.summary)
         refuse_other(self.path, found["key"], self.key)
+        for name, digest in found.get("sha256", {}).items():
+            file = self.path.with_name(name)
+            if not file.exists():
+                return None
+            if content_digest(file) != digest:
+                raise UserError(
+                    f"{file}: it was changed since it was made; remove it, and the same command "
+                    "makes it again, or choose another --out"
+                )
         self.journal.unlink(missing_ok=True)
         print(f"{self.path}: there already, made from the same inputs")
         return found
 
     def write(self, rows: Rows, summary: dict[str, Any]) -> None:
-        """Write the summary, then the rows as JSON Lines, and forget the journal."""
-        self.write_summary(summary)
+        """Write the summary and the rows as JSON Lines, and forget the journal."""
         whole = (with_images_from(row, self.path.parent) for row in rows)
-        write_lines(self.path, (json.dumps(row, ensure_ascii=False) for row in whole))
-        self.journal.unlink(missing_ok=True)
+        lines = (json.dumps(row, ensure_ascii=False) for row in whole)
+        self._write({self.path: partial(write_lines, lines=lines)}, summary)
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write the summary, which must be there before the file is."""
-        write_json(self.summary, {"key": self.key, **summary})
+    def write_tables(
+        self, tables: Mapping[Path, Sequence[Row]], schema: pa.Schema, summary: dict[str, Any]
+    ) -> None:
+        """Write the summary and each table as Parquet, ``path`` last; the same gives the same."""
+        files = {
+            file: partial(_write_table, rows=rows, schema=schema) for file, rows in tables.items()
+        }
+        self._write(files, summary)
+
+    def _write(self, files: Mapping[Path, Callable[[Path], None]], summary: dict[str, Any]) -> None:
+        """The summary holds the files' digests, and must be there before ``path`` is."""
+        beside = {file: file.with_name(f".{file.name}.{os.getpid()}.new") for file in files}
+        for file, write in files.items():
+            write(beside[file])
+        digests = {file.name: content_digest(new) for file, new in beside.items()}
+        write_json(self.summary, {"key": self.key, "sha256": digests, **summary})
+        for file, new in beside.items():
+            new.replace(file)
+        self.journal.unlink(missing_ok=True)
 
 
 def with_images_from(row: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -121,10 +144,7 @@ def read_summary(file: Path) -> dict[str, Any]:
     return found if whole else {"key": {}}
 
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as Parquet, atomically; the same rows give the same bytes."""
+def _write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    parquet.write_table(pa.Table.from_pylist(list(rows), schema), partial)
-    sync(partial)
-    partial.replace(path)
+    parquet.write_table(pa.Table.from_pylist(list(rows), schema), path)
+    sync(path)

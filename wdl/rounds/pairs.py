@@ -23,15 +23,15 @@ import pyarrow as pa
 from wdl.config.paths import InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import by_question, read_graded, statistics
-from wdl.rounds.output import (
-    MESSAGES,
-    Output,
-    read_summary,
-    summary_of,
-    with_images_from,
-    write_table,
+from wdl.rounds.output import MESSAGES, Output, read_summary, summary_of, with_images_from
+from wdl.rounds.sides import (
+    Sides,
+    balanced,
+    both_sides,
+    right_in_both_orders,
+    told_contradictory,
+    told_one_order,
 )
-from wdl.rounds.sides import Sides, balanced, both_sides, right_in_both_orders
 from wdl.system.digests import lot
 from wdl.system.outcome import leave_outcome
 
@@ -81,6 +81,7 @@ def pairs(
     if description is None:
         counted, one_order = right_in_both_orders(attempts) if both_orders else (attempts, 0)
         sides = {name: both_sides(group) for name, group in by_question(counted).items()}
+        contradictory = sum(one.contradictory for one in sides.values())
         sides = {name: one for name, one in sides.items() if one.pairs}
         if both_orders:
             sides = balanced(sides, seed)
@@ -89,10 +90,16 @@ def pairs(
         for name, one in kept.items():
             held_out = lot("split", one.right[0].item or name) < val_fraction
             parts["validation" if held_out else "train"].append(one)
+        if not kept:
+            raise UserError(
+                f"--graded {graded}: no question has both a right and a wrong attempt to train on"
+                f"{told_contradictory(contradictory)}{told_one_order(one_order)}; sample more "
+                "attempts, or at a higher temperature"
+            )
         if not parts["train"]:
             raise UserError(
-                f"--graded {graded}: no question has both a right and a wrong attempt to train on; "
-                "sample more attempts, or at a higher temperature"
+                f"--val_fraction {val_fraction}: it leaves none of {len(kept)} questions with "
+                "pairs to train on; lower it"
             )
         description = {
             "model_sha256": [
@@ -102,18 +109,22 @@ def pairs(
             "attempts": {
                 **{name: n for name, n in statistics(attempts).items() if "pass@" not in name},
                 "in_pairs": sum(one.size for one in kept.values()),
+                "contradictory": contradictory,
                 "right_in_one_order": one_order,
             },
         }
-        output.write_summary(description)
-        for name in ("validation", "train"):
-            rows = [with_images_from(one.row(), folder) for one in parts[name]]
-            has_images = any("images" in row for row in rows)
-            schema = SCHEMA.append(IMAGES) if has_images else SCHEMA
-            write_table(folder / f"{name}.parquet", rows, schema)
+        tables = {
+            folder / f"{name}.parquet": [with_images_from(one.row(), folder) for one in parts[name]]
+            for name in ("validation", "train")
+        }
+        seen = any(one.images for one in kept.values())
+        output.write_tables(tables, SCHEMA.append(IMAGES) if seen else SCHEMA, description)
     amounts = {name: description[name] for name in ("train", "validation")}
     for name, found in amounts.items():
         print(f"{folder / name}.parquet: {found['questions']} questions, {found['pairs']} pairs")
+    every = description["attempts"]
+    left_out = told_contradictory(every["contradictory"])
+    print(f"{out}: {every['in_pairs']} of {every['attempts']} attempts are in pairs{left_out}")
     leave_outcome(
         {
             f"{name} {unit}": found[unit]

@@ -3,7 +3,8 @@
     {"id": "5f0e...", "question": "Compute 58*7-97.", "answer": "309", "origin": "enhanced",
      "parent": "81c2...", "generation": 1, "attempts": 8, "solved": 3, "streak": 0}
 
-Any file of problems that :mod:`wdl.questions.problems` reads is a pool of fresh questions.
+Any file of problems that :mod:`wdl.questions.problems` reads is a pool of fresh questions; ids of
+its own are not kept.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from wdl.data.schemas import SYSTEMS, encodable
 from wdl.errors import UserError
 from wdl.grading.grader import Kind, parse_choices
 from wdl.grading.plain_numbers import parse_number
+from wdl.questions.choices import KEYS as OPTIONS
 from wdl.questions.problems import parse_problem
 from wdl.rounds.attempts import Attempt
 
@@ -87,8 +89,13 @@ def question_id(text: str, images: Sequence[str] = ()) -> str:
     return hashlib.sha256(f"{normal}{seen}".encode()).hexdigest()[:16]
 
 
-def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
+def read_pool(file: Path, may_be_empty: bool = False, asked: bool = True) -> list[Question]:
     """The questions of a file, each once.
+
+    Args:
+        file: Where they are.
+        may_be_empty: Whether there may be none.
+        asked: Whether they are for models to answer. Otherwise only their texts count.
 
     Raises:
         UserError: One line ``file:line: what; remedy`` for each faulty row, or there is none.
@@ -101,7 +108,7 @@ def read_pool(file: Path, may_be_empty: bool = False) -> list[Question]:
     found: dict[str, Question] = {}
     for line, row in rows_of(file, faults):
         try:
-            question = _question(row, file.parent)
+            question = _question(row, file.parent) if asked else _text(row, file.parent)
             known = found.setdefault(question.id, question)
             if known.answer != question.answer:
                 raise RowError(
@@ -152,11 +159,25 @@ def refuse_strangers(
             )
 
 
+def _text(row: Any, folder: Path) -> Question:
+    """A row of any file of problems, which needs no answer unless it has options."""
+    if isinstance(row, dict) and not any(row.get(key) for key in OPTIONS):
+        row = {**row, "answer": "none is needed"}
+    problem = parse_problem(row, "", folder)
+    text = encodable(problem.question, "the question")
+    return Question(question_id(text, problem.images), text, problem.reference)
+
+
 def _question(row: Any, folder: Path) -> Question:
     """A row of a pool, or of any file of problems."""
     problem = parse_problem(row, "", folder)
     for key in filter(row.get, (*SYSTEMS, "history")):
         raise RowError(f"{key!r} is not asked; give --system_prompt for all questions, or drop it")
+    for message in row["prompt"] if isinstance(row.get("prompt"), list) else ():
+        given = message if isinstance(message, dict) else {}
+        keys = {key for key, value in given.items() if value is not None}
+        if given.get("role") != "user" or keys != {"role", "content"}:
+            raise RowError(f"prompt holds {message}; a question is what the user says, and no more")
     text, answer = encodable(problem.question, "the question"), problem.reference
     identity, item = question_id(text, problem.images), row.get("item")
     if item is not None and not isinstance(item, str):
@@ -170,11 +191,15 @@ def _question(row: Any, folder: Path) -> Question:
     if row["origin"] not in get_args(Origin):
         known = ", ".join(get_args(Origin))
         raise RowError(f"origin is {row['origin']!r}; choose from {known}, or drop it")
+    if row.get("id", identity) != identity:
+        raise RowError(f"id is {row['id']!r}, but that of its text is {identity!r}; drop it")
     state = {one.name: row.get(one.name, one.default) for one in fields(Question)[3:-2]}
     for name in _COUNTS:
         lowest = None if name == "streak" else 0
         if type(state[name]) is not int or (lowest is not None and state[name] < lowest):
-            raise RowError(f"{name} is {state[name]!r}; it is a number from 0 up")
+            raise RowError(
+                f"{name} is {state[name]!r}; it is a whole number{' from 0 up' * (lowest == 0)}"
+            )
     if state["solved"] > state["attempts"]:
         raise RowError(f"{state['solved']} of {state['attempts']} attempts are solved; mend it")
     return Question(identity, text, answer, **state, **seen)

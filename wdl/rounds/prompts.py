@@ -19,7 +19,7 @@ import pyarrow as pa
 from wdl.config.paths import InputPaths
 from wdl.errors import UserError
 from wdl.rounds.attempts import Attempt, by_question, read_graded
-from wdl.rounds.output import MESSAGES, Output, write_table
+from wdl.rounds.output import MESSAGES, Output
 from wdl.rounds.sides import one_prompt
 from wdl.system.outcome import leave_outcome
 
@@ -60,8 +60,7 @@ def prompts(graded: InputPaths, out: str, data_source: str = "lighteval/MATH") -
         groups = by_question(attempts).values()
         rows = [_row(group, index, data_source) for index, group in enumerate(groups)]
         summary = {"questions": len(rows)}
-        output.write_summary(summary)
-        write_table(output.path, rows, SCHEMA)
+        output.write_tables({output.path: rows}, SCHEMA, summary)
     print(f"{out}: {summary['questions']} questions")
     leave_outcome({"questions": summary["questions"]})
 

@@ -11,11 +11,15 @@ from wdl.system.digests import lot
 
 @dataclass(frozen=True)
 class Sides:
-    """A question with its right and wrong attempts, none with the same text as another."""
+    """A question with its right and wrong attempts, none with the same text as another.
+
+    ``contradictory`` is how many texts were held to be right and wrong, and are neither.
+    """
 
     prompt: list[dict[str, str]]
     right: list[Attempt]
     wrong: list[Attempt]
+    contradictory: int
     images: tuple[str, ...] = ()
 
     @property
@@ -58,6 +62,11 @@ def one_prompt(attempts: Sequence[Attempt]) -> list[dict[str, str]]:
     """
     first = attempts[0]
     for other in attempts:
+        if other.question != first.question:
+            raise UserError(
+                f"--graded: question {first.id} is {first.question!r}, and elsewhere "
+                f"{other.question!r}; an id is that of one text"
+            )
         if other.messages != first.messages:
             raise UserError(
                 f"--graded: question {first.id} was asked by {first.messages}, and in another "
@@ -80,10 +89,12 @@ def both_sides(attempts: Sequence[Attempt]) -> Sides:
         if one.is_whole and one.verdict in texts:
             texts[one.verdict].setdefault(one.completion.strip(), one)
     right, wrong = texts["right"], texts["wrong"]
+    both = right.keys() & wrong.keys()
     return Sides(
         one_prompt(attempts),
-        [one for text, one in right.items() if text not in wrong],
-        [one for text, one in wrong.items() if text not in right],
+        [one for text, one in right.items() if text not in both],
+        [one for text, one in wrong.items() if text not in both],
+        len(both),
         attempts[0].images,
     )
 
@@ -136,3 +147,15 @@ def balanced(sides: Mapping[str, Sides], seed: int) -> dict[str, Sides]:
         for name in sorted(names, key=lambda name: lot(seed, "balance", name))[fewest:]
     }
     return {name: one for name, one in sides.items() if name not in dropped}
+
+
+def told_contradictory(texts: int) -> str:
+    """So many texts that are neither right nor wrong, as words; none as nothing."""
+    return f"; {texts} texts, right by one verdict and wrong by another, left out" * (texts > 0)
+
+
+def told_one_order(attempts: int) -> str:
+    """So many attempts that are right in one order of their pictures alone, as words."""
+    return f"; {attempts} attempts, right in one order of the pictures alone, left out" * (
+        attempts > 0
+    )

@@ -6,10 +6,18 @@ from collections.abc import Iterable
 from itertools import chain
 
 WORDS = 8
-"""Length of a run: words, numbers and marks."""
+"""Length of a run: words, numbers and the marks that say something."""
 SHARED = 0.5
 """Share of its runs that a text has in common with another that says nearly the same."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
+_SIGNS = {
+    r"\\(?:times|cdot|ast)(?![a-z])|[×·⋅∗]|(?<=\d) *x *(?=\d)": "*",
+    r"\\div(?![a-z])|÷": "/",
+    "[−–]": "-",
+}
+"""Of arithmetic, which have several spellings."""
+_SILENT = re.compile(r"[.,](?!\d)|[:;?$\"'`“”‘’…]|\\[()\[\]]|=\W*$")
+"""Marks that say nothing; those within a number do."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 Run = tuple[str, ...]
@@ -45,6 +53,9 @@ class Texts:
 
     def _runs(self, text: str) -> set[Run]:
         numbers = tuple(_NUMBER.findall(text)) if self._with_numbers else ()
-        words = _TOKEN.findall(text.casefold())
+        text = text.casefold()
+        for spellings, sign in _SIGNS.items():
+            text = re.sub(spellings, sign, text)
+        words = _TOKEN.findall(_SILENT.sub(" ", text))
         starts = range(max(1, len(words) - WORDS + 1))
         return {(*numbers, "", *words[start : start + WORDS]) for start in starts}

@@ -18,6 +18,12 @@ def files_digest(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def content_digest(file: Path) -> str:
+    """SHA-256 of a file as it is, whatever its name."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def value_digest(value: Any) -> str:
     """SHA-256 of a value that JSON can write."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,33 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+
+from wdl.errors import UserError
+
+BESIDE = 40
+"""Bytes by which the names of a file's journal, summary and unfinished copies exceed its own."""
+
+
+def refuse_unwritable(path: Path, option: str) -> None:
+    """Look whether ``path`` can be made, with the folders that it lies in.
+
+    Raises:
+        UserError: It cannot.
+    """
+    nearest = next(place for place in path.absolute().parents if os.path.exists(place))
+    if not nearest.is_dir():
+        raise UserError(f"{option}: {nearest} is a file; choose another place")
+    longest = max(len(os.fsencode(part)) for part in path.absolute().parts)
+    if longest > (most := os.pathconf(nearest, "PC_NAME_MAX") - BESIDE):
+        raise UserError(f"{option} {path}: a name of {longest} bytes; it has at most {most}")
+    try:
+        TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise UserError(
+            f"{option}: {nearest} cannot be written to ({error.strerror}); choose another"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

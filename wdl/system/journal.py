@@ -25,7 +25,7 @@ class Journal:
 
     Raises:
         JournalInUse: Another process is writing to it.
-        UserError: It belongs to other inputs.
+        UserError: It belongs to other inputs, or is damaged.
     """
 
     def __init__(self, path: Path, inputs: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Journal:
             self.append([inputs])
             return
         try:
-            refuse_other(path, json.loads(first), inputs)
+            refuse_other(path, _parsed(path, 1, first), inputs)
         except UserError:
             self._stream.close()
             raise
@@ -74,10 +74,29 @@ class Journal:
 
 
 def read_entries(path: Path) -> Iterator[dict[str, Any]]:
-    """What was appended to a journal, which another process may be writing to."""
+    """What was appended to a journal, which another process may be writing to.
+
+    Raises:
+        UserError: A line is damaged, as no kill does it.
+    """
     with path.open("rb") as lines:
         lines.readline()
-        yield from (json.loads(line) for line in lines if line.endswith(b"\n"))
+        for number, line in enumerate(lines, start=2):
+            if line.endswith(b"\n"):
+                yield _parsed(path, number, line)
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    raise UserError(
+        f"{path}:{number}: the line is damaged; remove this file, and the same command makes again "
+        "what it holds"
+    )
 
 
 def refuse_other(place: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
