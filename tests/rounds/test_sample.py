@@ -70,7 +70,7 @@ def test_a_prompt_is_that_of_training(pool: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(STRONG)
     messages = read("samples.jsonl")[0]["messages"]
     user = [{"role": "user", "content": QUESTIONS[0]["instruction"]}]
-    record = {"messages": user, "completion": "x", "thought": ""}
+    record = {"messages": user, "completion": "x", "thought": "", "images": []}
     prompt, _ = compose(tokenizer, record, 258, "paper")  # type: ignore[arg-type]
     asked = encode_prompt(tokenizer, messages)
     assert asked == tokenizer(prompt, add_special_tokens=False).input_ids

@@ -50,7 +50,7 @@ class Scene:
         colour = tuple(rng.randrange(140, 256) for _ in "RGB")
         for place in rng.sample(range(CELLS**2), self.number):
             row, column = divmod(place, CELLS)
-            x, y = (cell * n + rng.randint(0, cell - side) for n in (column, row))
+            x, y = (cell * n + rng.randint(0, cell - side - 1) for n in (column, row))
             pen.rectangle((x, y, x + side - 1, y + side - 1), fill=colour)
         return picture
 
