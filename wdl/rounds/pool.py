@@ -108,7 +108,7 @@ def read_pool(file: Path, may_be_empty: bool = False, asked: bool = True) -> lis
     found: dict[str, Question] = {}
     for line, row in rows_of(file, faults):
         try:
-            question = _question(row, file.parent) if asked else _text(row, file.parent)
+            question = question_of(row, file.parent) if asked else _text(row, file.parent)
             known = found.setdefault(question.id, question)
             if known.answer != question.answer:
                 raise RowError(
@@ -168,7 +168,7 @@ def _text(row: Any, folder: Path) -> Question:
     return Question(question_id(text, problem.images), text, problem.reference)
 
 
-def _question(row: Any, folder: Path) -> Question:
+def question_of(row: Any, folder: Path) -> Question:
     """A row of a pool, or of any file of problems."""
     problem = parse_problem(row, "", folder)
     for key in filter(row.get, (*SYSTEMS, "history")):
