@@ -22,6 +22,7 @@ from wdl.callbacks.checkpoints import Checkpoints
 from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
+from wdl.callbacks.samples import PictureSamples
 from wdl.callbacks.saved_config import SavedConfig
 from wdl.callbacks.screen import ValidationTable
 from wdl.callbacks.stopping import StopOnSignal
@@ -253,7 +254,9 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         Pair,
         PlannedDataModule,
         save_config_callback=SavedConfig,
-        trainer_defaults={"callbacks": [DynamicsHistograms(), ValidationTable(), StopOnSignal()]},
+        trainer_defaults={
+            "callbacks": [DynamicsHistograms(), PictureSamples(), ValidationTable(), StopOnSignal()]
+        },
         seed_everything_default=42,
         parser_kwargs={"prog": "wdl"}
         | {verb: {"usage": usage(verb)} for verb in cli.subcommands()},

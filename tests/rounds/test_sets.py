@@ -16,7 +16,8 @@ from wdl.rounds.sets import Form
 
 class Colours(Form):
     def questions(self, row):
-        yield {"problem": "<image>Which colour?", "solution": row["colour"], "images": [row["file"]]}
+        seen = {"images": [row["file"]]}
+        yield {"problem": "<image>Which colour?", "solution": row["colour"], **seen}
 """
 
 
