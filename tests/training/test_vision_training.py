@@ -147,6 +147,30 @@ def tuned(
     return module, fit(module, datamodule, stage, save)
 
 
+def prefer(preferences: Path, strong: Path, packed: bool = False) -> PreferenceModule:
+    """Two steps of preference training, compared with what it begins with."""
+    source = ModelSource(strong)
+    module = PreferenceModule(
+        source,
+        None,
+        objective=Preference(beta=0.5),
+        optimizer=sgd,
+        schedule="constant",
+        warmup=0,
+    )
+    sizes = {"micro_batch_size": 1, "max_tokens": 400, "max_length": 400, "batch_size": 3}
+    datamodule = PreferenceDataModule(
+        DataSource(preferences),
+        source,
+        None,
+        module.stored_reference,
+        val_fraction=0.0,
+        **(sizes if packed else {"batch_size": 6, "micro_batch_size": 3}),
+    )
+    fit(module, datamodule)
+    return module
+
+
 class ByHand:
     """One conversation at a time, with all that the real processor makes of it, in float64."""
 
@@ -250,25 +274,8 @@ def test_token_types_matter(
 def test_preferences_equal_autograd(
     kind: Kind, packed: bool, models: dict[str, Path], preferences: Path
 ) -> None:
-    source = ModelSource(models[kind])
-    module = PreferenceModule(
-        source,
-        None,
-        objective=Preference(beta=0.5),
-        optimizer=sgd,
-        schedule="constant",
-        warmup=0,
-    )
-    sizes = {"micro_batch_size": 1, "max_tokens": 400, "max_length": 400, "batch_size": 3}
-    datamodule = PreferenceDataModule(
-        DataSource(preferences),
-        source,
-        None,
-        module.stored_reference,
-        val_fraction=0.0,
-        **(sizes if packed else {"batch_size": 6, "micro_batch_size": 3}),
-    )
-    trainer = fit(module, datamodule)
+    module = prefer(preferences, models[kind], packed)
+    trainer = module.trainer
     lines = [json.loads(line) for line in preferences.read_text().splitlines()]
     expected, reference = ByHand(models[kind]), ByHand(models[kind])
     for step in steps_of(trainer):
@@ -307,6 +314,13 @@ def test_an_export_from_a_checkpoint_has_the_tower_too(
     same = {name for name, weight in before.items() if torch.equal(weight, after[name])}
     assert same == {name for name in before if "visual" in name}
     assert Vision(str(tmp_path / "out")).key() == Vision(str(strong)).key()
+
+
+def test_stored_scores_are_taken_again(models: dict[str, Path], preferences: Path) -> None:
+    first, again = (prefer(preferences, models["qwen2_5_vl"]) for _ in range(2))
+    for name, weight in first.strong.named_parameters():
+        assert torch.equal(weight, again.strong.get_parameter(name))
+    assert len(list(Path("runs/cache/reference").iterdir())) == 1
 
 
 def test_the_tower_trains_if_asked(models: dict[str, Path], rows: Path) -> None:

@@ -213,7 +213,8 @@ class Vision:
 
     def key(self) -> dict[str, Any]:
         """What tokens and pixels of a picture depend on."""
-        return {"processor": type(self.images).__name__, "settings": self.images.to_dict()}
+        settings = json.loads(self.images.to_json_string())  # as it is read back, without tuples
+        return {"processor": type(self.images).__name__, "settings": settings}
 
 
 def _of_images(kind: Any) -> Any:
