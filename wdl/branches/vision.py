@@ -41,7 +41,7 @@ class ImageLimits:
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        low, high = self.min_pixels or 1, self.max_pixels
+        low, high = 1 if self.min_pixels is None else self.min_pixels, self.max_pixels
         if low < 1 or (high is not None and high < low):
             raise UserError(
                 f"images: min_pixels {self.min_pixels} and max_pixels {self.max_pixels} leave no "

@@ -119,6 +119,8 @@ def encode_records(
     for number, row in enumerate(zip(*records.values(), strict=True)):
         record = dict(zip(records, row, strict=True))
         try:
+            if vision is None and record["images"]:
+                raise RowError("the model takes no pictures; choose a vision-language model")
             texts[number] = compose(tokenizer, cast(Record, record), end_token, system_prompt)
         except (RowError, UserError) as fault:
             faults.append(f"{record['place']}: {fault}")
@@ -126,11 +128,9 @@ def encode_records(
     kept: dict[int, Encoded] = {}
     for number, sample in zip(texts, encoded, strict=True):
         try:
-            images = records["images"][number]
             if vision is not None:
+                images = records["images"][number]
                 sample = _with_images(sample, texts[number][0], images, vision)
-            elif images:
-                raise RowError("the model takes no pictures; choose a vision-language model")
             if (largest := max(sample["input_ids"])) >= vocabulary:
                 token = tokenizer.convert_ids_to_tokens(largest)
                 raise RowError(f"the model has no row for {token!r}; drop it")
