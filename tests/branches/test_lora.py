@@ -181,7 +181,7 @@ def test_an_adapter_is_exported_where_its_base_has_moved(
     checkpoint, out = InputPath(tmp_path / "step=2.ckpt"), tmp_path / "out"
     with pytest.raises(UserError, match=r"\(give --model\)"):
         export_checkpoint(checkpoint, str(out))
-    with pytest.raises(UserError, match=f"trained on are not in {base} or {pair[1]}; give"):
+    with pytest.raises(UserError, match=f"did not train are not in {base} or {pair[1]}; give"):
         export_checkpoint(checkpoint, str(out), model=ModelSource(pair[1]))
     export_checkpoint(checkpoint, str(out), model=ModelSource(tmp_path / "moved"))
     live, ours = (load_file(f / "model.safetensors") for f in (tmp_path / "strong", out))

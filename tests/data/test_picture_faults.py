@@ -147,6 +147,17 @@ def test_a_picture_that_changes_is_encoded_anew_or_refused(
     assert after.samples[0]["length"] > rows[0]["length"]
 
 
+def test_a_picture_that_is_gone_later(
+    model: str, tmp_path: Path, write_rows: Callable[..., Path]
+) -> None:
+    GOOD.save(tmp_path / "good.png")
+    path = str(write_rows([{"prompt": "<image>?", "completion": "a", "images": ["good.png"]}]))
+    _ = Corpus(path, model, Path("cache")).records
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(UserError, match=r"the picture .*good\.png cannot be read .* restore it"):
+        _ = Corpus(path, model, Path("cache")).samples
+
+
 def test_limits_of_pixels(model: str, tmp_path: Path) -> None:
     text = "<|vision_start|><|image_pad|><|vision_end|>"
     image = GOOD.resize((280, 280))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from wdl.branches.sources import load_config, load_tokenizer, reading
+from wdl.branches.sources import load_config, load_tokenizer, reading, reads_images
 from wdl.branches.template import render
 from wdl.errors import UserError
 from wdl.system.files import write_json
@@ -215,6 +215,19 @@ class Vision:
         """What tokens and pixels of a picture depend on."""
         settings = json.loads(self.images.to_json_string())  # as it is read back, without tuples
         return {"processor": type(self.images).__name__, "settings": settings}
+
+
+def find_vision(source: str, limits: ImageLimits) -> Vision | None:
+    """The processor of a model that takes pictures; None for one that takes none.
+
+    Raises:
+        UserError: It takes none, so that they can have no limits.
+    """
+    if reads_images(load_config(source)):
+        return Vision(source, limits)
+    if limits != ImageLimits():
+        raise UserError(f"data.images: {source} takes no pictures; leave it out")
+    return None
 
 
 def _of_images(kind: Any) -> Any:

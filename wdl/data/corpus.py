@@ -20,9 +20,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from wdl.branches.sources import load_config, load_tokenizer, reads_images
+from wdl.branches.sources import load_config, load_tokenizer
 from wdl.branches.template import PROBE, QUESTION, probe, render
-from wdl.branches.vision import ImageLimits, Vision
+from wdl.branches.vision import ImageLimits, Vision, find_vision
 from wdl.data.batches import Batch, collate, collate_pack, with_pictures
 from wdl.data.encoding import encode_records, with_system_prompt
 from wdl.data.records import OnBadRow, RecordReader, TooLong
@@ -97,18 +97,8 @@ class Corpus:
 
     @cached_property
     def vision(self) -> Vision | None:
-        """What makes tokens and pixels of pictures, if the model takes any.
-
-        Raises:
-            UserError: It takes none, so they can have no limits.
-        """
-        if reads_images(load_config(self._tokenizer_source)):
-            return Vision(self._tokenizer_source, self.images)
-        if self.images != ImageLimits():
-            raise UserError(
-                f"data.images: {self._tokenizer_source} takes no pictures; leave it out"
-            )
-        return None
+        """What makes tokens and pixels of pictures, if the model takes any."""
+        return find_vision(self._tokenizer_source, self.images)
 
     @cached_property
     def vocabulary(self) -> int:
@@ -253,7 +243,13 @@ class Corpus:
         if not files:
             return self.data_digest
         bar = tqdm(files, f"{self.path}: pictures", unit=" pictures", delay=5)
-        return value_digest([self.data_digest, files_digest(map(Path, bar))])
+        try:
+            return value_digest([self.data_digest, files_digest(map(Path, bar))])
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: the picture {error.filename} cannot be read ({error.strerror}) but "
+                f"could be before; restore it, or remove {self.cache}"
+            ) from None
 
     @cached_property
     def _parts(self) -> list[Part]:

@@ -106,7 +106,7 @@ class Pair(pl.LightningModule, ABC):
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.gradient_checkpointing = gradient_checkpointing
         self.lora = lora
-        self._kept_vision = None if train_vision or lora is not None else FrozenVision()
+        self._vision = FrozenVision(keeps=not train_vision and lora is None)
         self.branches, self.val_losses = nn.ModuleDict(), nn.ModuleDict()
         self._frozen: dict[str, str] = {}
         self._step = OptimizerStep()
@@ -161,8 +161,8 @@ class Pair(pl.LightningModule, ABC):
                 branch.requires_grad_(False).eval()
             elif self.gradient_checkpointing:
                 branch.gradient_checkpointing_enable({"use_reentrant": False})
-            if self._kept_vision and (name == "strong" or self.train_weak):
-                self._kept_vision.add(branch, f"branches.{name}.")
+            if name == "strong" or self.train_weak:
+                self._vision.add(branch, f"branches.{name}.")
             self.branches[name] = branch
         self.val_losses.update({name: TokenMean() for name in self.loss_names})
 
@@ -182,9 +182,8 @@ class Pair(pl.LightningModule, ABC):
         # by name, since DeepSpeed's way to leave out what is frozen misses tied heads
         if self.lora is not None:
             return name.startswith("branches.") and not is_adapter(name)
-        if self._kept_vision and name in self._kept_vision.names:
-            return True
-        return not self.train_weak and name.startswith("branches.weak.")
+        is_weak = not self.train_weak and name.startswith("branches.weak.")
+        return is_weak or name in self._vision.names
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """What a checkpoint holds: everything but what is frozen."""
@@ -252,7 +251,7 @@ class Pair(pl.LightningModule, ABC):
             "tags": list(self.tags),
             **{name: str(source) for name, source in self.sources.items()},
             **self._frozen,
-            **(self._kept_vision.made if self._kept_vision else {}),
+            **self._vision.made,
             **self.settings(),
             "train_weak": self.train_weak,
             **({} if self.lora is None else {"lora": asdict(self.lora)}),
@@ -272,9 +271,8 @@ class Pair(pl.LightningModule, ABC):
         if source is not None:
             digest = branch_digest(source, self.trainer)
             self._frozen = {"frozen": str(source), "frozen_sha256": digest}
-        if self._kept_vision:
-            own = {n: s for n, s in self.sources.items() if n == "strong" or self.train_weak}
-            self._kept_vision.hash(own, self.pretrained, self.trainer)
+        own = {n: s for n, s in self.sources.items() if n == "strong" or self.train_weak}
+        self._vision.hash(own, self.pretrained, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say how it was made, and what a run must agree with to go on from it.
@@ -296,8 +294,8 @@ class Pair(pl.LightningModule, ABC):
 
     def _agreement(self) -> Agreement:
         steps = self.trainer.accumulate_grad_batches
-        frozen = self._frozen | (self._kept_vision.agreed if self._kept_vision else {})
-        known = {**self._data.agreement(), **frozen, "settings": self.settings()}
+        frozen = self._frozen | self._vision.agreed
+        known = self._data.agreement() | frozen | {"settings": self.settings()}
         return Agreement(accumulation=steps, **known)
 
     @property

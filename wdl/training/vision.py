@@ -16,20 +16,24 @@ from wdl.system.types import PreTrainedModel
 class FrozenVision:
     """What makes hidden states of pictures in the branches that otherwise train.
 
+    Args:
+        keeps: Whether it does not train; if it does, nothing here does anything.
+
     Attributes:
         names: Of the weights.
         made: Where the strong branch's come from, and the hash of that model.
         agreed: What a run must agree in that goes on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: bool) -> None:
+        self.keeps = keeps
         self.names: set[str] = set()
         self.made: dict[str, str] = {}
         self.agreed: dict[str, str] = {}
 
     def add(self, branch: PreTrainedModel, prefix: str) -> None:
         """Freeze those of a branch, whose names have a prefix in the module."""
-        own = vision_weights(branch)
+        own = vision_weights(branch) if self.keeps else set()
         for name, weight in branch.named_parameters():
             if name in own:
                 weight.requires_grad_(False)
@@ -43,7 +47,7 @@ class FrozenVision:
         Raises:
             UserError: They come from none.
         """
-        if not reads_images(load_config(sources["strong"])):
+        if not self.keeps or not reads_images(load_config(sources["strong"])):
             return
         if not pretrained:
             raise UserError(
