@@ -26,7 +26,7 @@ def folder(
     request: pytest.FixtureRequest, architecture: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    return write_vision_model(folder, architecture, request.param)
+    return write_vision_model(folder, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,8 @@ def test_faulty_pictures_are_named_with_their_question(
 
 
 def test_the_tokens_of_pictures_need_context(engine: TransformersEngine, tmp_path: Path) -> None:
-    picture = draw(tmp_path / "a.png", 224, 224, "red")
+    side = 8 * engine.vision.images.patch_size
+    picture = draw(tmp_path / "a.png", side, side, "red")
     asked = [Request("p", 0, [{"role": "user", "content": "<image>"}], (picture,))]
     (prompt,) = engine.prompts(asked, GREEDY)
     assert prompt.tokens.count(engine.vision.image_token) == 16

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, REPOSITORY
+from conftest import REPOSITORY
 from PIL import Image
 from servers import serve_vllm
 from torch import Tensor
@@ -39,7 +39,7 @@ CLOSE = 1e-3
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    return write_vision_model(folder, CONFIGS / "tiny" / "strong")
+    return write_vision_model(folder)
 
 
 def answers(engine: LocalEngine, requests: list[Request]) -> dict[str, Generation]:

@@ -61,6 +61,8 @@ def image_bytes(file: str | Path) -> bytes:
     """
     try:
         return Path(file).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"there is no picture {file}; check the path") from None
     except OSError as error:
         raise ImageError(f"{file} cannot be read ({error.strerror}); check the path") from None
 
