@@ -131,7 +131,8 @@ def test_a_graded_fit_trains_the_same_and_keeps_no_memory(
 def broken_vllm(tmp_path: Path) -> VllmOptions:
     """An interpreter that says it has vLLM, and crashes when it should generate."""
     python = tmp_path / "python"
-    answer = json.dumps({"version": "0", "torch": "0", "device": "cpu"})
+    known = {"version": "0", "torch": "0", "torchvision": None, "device": "cpu"}
+    answer = json.dumps(known)
     python.write_text(f"#!/bin/sh\n[ \"$1\" = -c ] || exit 3\necho '{answer}'\n")
     python.chmod(0o755)
     return VllmOptions(InputPath(python))

@@ -85,7 +85,7 @@ def test_what_is_done_is_not_done_again(
     assert "already" not in capsys.readouterr().out
     before = contents(Path("out"))
 
-    monkeypatch.delattr("wdl.generation.transformers_engine.AutoModelForCausalLM")
+    monkeypatch.delattr("wdl.generation.transformers_engine.model_class")
     main(command(pair, data, protocol, "out"))
     assert contents(Path("out")) == before
     assert capsys.readouterr().out.count("graded already") == 2
@@ -96,7 +96,7 @@ def test_answers_are_graded_again_without_generating_them(
 ) -> None:
     main(command(pair, data, protocol, "out"))
     before = contents(Path("out"))
-    monkeypatch.delattr("wdl.generation.transformers_engine.AutoModelForCausalLM")
+    monkeypatch.delattr("wdl.generation.transformers_engine.model_class")
     monkeypatch.setattr("wdl.grading.grader.RULES_VERSION", 1000)
     monkeypatch.setattr("wdl.grading.grader.find_answer", lambda *_: "2")  # all are right now
     with pytest.raises(SystemExit, match="2"):

@@ -133,6 +133,7 @@ STEPS_SHIPPED = {
     "pipeline-self-training-8b": 5 * 6 + 1,
     "pipeline-rejection-sampling": 2 * 4 + 1,
     "pipeline-own-answers": 4,
+    "pipeline-vision": 14,
 }
 
 
