@@ -36,6 +36,25 @@ def test_one_answer_per_problem() -> None:
     assert "majority" not in summary
 
 
+def test_both_orders_of_the_pictures() -> None:
+    summary = summarise(
+        [
+            answer("a1", "correct", "first", item="a"),
+            answer("a2", "correct", "second", item="a"),
+            answer("b1", "correct", "first", item="b"),
+            answer("b2", "wrong", "first", item="b"),
+            answer("c1", "wrong", "second", item="c"),
+            answer("c2", "wrong", "first", item="c"),
+            answer("d1", "correct", "first", item="d"),  # in one order only
+            answer("e", "correct", "5"),
+        ]
+    )
+    assert summary["accuracy"] == 5 / 8
+    assert summary["both_orders"]["value"] == pytest.approx(1 / 3)
+    low, high = summary["both_orders"]["interval"]
+    assert low < 1 / 3 < high
+
+
 def test_several_answers_per_problem() -> None:
     """The first problem's right answers look different, its wrong ones are equal numbers."""
     summary = summarise(

@@ -19,9 +19,10 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
     Returns:
         ``accuracy`` is the share of right answers (mean@n), with ``interval`` at 95 %: Wilson's
         for one answer per problem, otherwise Gaffke's over problems. With several answers
-        also the unbiased ``pass@k`` and the ``majority`` vote, each with its interval. Then how
-        many answers have each status, the share that the limit of tokens ended, and their mean
-        length.
+        also the unbiased ``pass@k`` and the ``majority`` vote, each with its interval. Of problems
+        that are asked with their pictures in several orders, ``both_orders`` is the share of items
+        that are right in all, by answers of the same number. Then how many answers have each
+        status, the share that the limit of tokens ended, and their mean length.
     """
     from wdl.metrics.intervals import wilson  # torch, which the command's --help does without
     from wdl.metrics.per_problem import majority, pass_at_k
@@ -47,7 +48,20 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
             summary[f"pass@{k}"] = _mean([pass_at_k(sum(row), samples, k) for row in correct])
         votes = zip(correct, ([_vote(answer) for answer in rows] for rows in problems), strict=True)
         summary["majority"] = _mean([majority(*row) for row in votes])
+    if both := _both_orders(problems):
+        summary["both_orders"] = _mean(both)
     return summary
+
+
+def _both_orders(problems: Sequence[Sequence[Answer]]) -> list[float]:
+    """Of each item, the share of answers that are right in all of its orders."""
+    items: dict[str, list[list[bool]]] = {}
+    for rows in problems:
+        if "item" in rows[0]:
+            right = [answer["status"] == "correct" for answer in rows]
+            items.setdefault(rows[0]["item"], []).append(right)
+    several = (orders for orders in items.values() if len(orders) > 1)
+    return [fmean(map(all, zip(*orders, strict=True))) for orders in several]
 
 
 def print_results(summary: dict[str, Any]) -> None:
@@ -69,6 +83,10 @@ def print_results(summary: dict[str, Any]) -> None:
             shares = f"{found['accuracy']:.1%}", f"{100 * low:.1f}–{high:.1%}"
             counts = f"{found['correct']}/{found['answers']}", found["cut_off"]
             table.add_row(label, benchmark, *shares, *map(str, (*counts, found["could_not_grade"])))
+            if both := found.get("both_orders"):
+                low, high = both["interval"]
+                shares = f"{both['value']:.1%}", f"{100 * low:.1f}–{high:.1%}"
+                table.add_row("", "  both orders", *shares)
     Console().print(table)
 
 

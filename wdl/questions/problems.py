@@ -38,13 +38,15 @@ SOLUTION_KEYS = ("solution", "output")
 class Problem:
     """One question with its reference answer; ``id`` is unique within its benchmark.
 
-    ``images`` are the files of its pictures, each of which is ``<image>`` in the question.
+    ``images`` are the files of its pictures, each of which is ``<image>`` in the question; ``item``
+    is what it has in common with those that ask the same with the pictures in another order.
     """
 
     id: str
     question: str
     reference: str
     images: tuple[str, ...] = ()
+    item: str | None = None
 
 
 def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Problem]:
@@ -106,7 +108,10 @@ def parse_problem(row: Any, default_id: str, folder: Path | None = None) -> Prob
         question = f"{question}\n\n{options[0]}"
     check_marks([{"content": question}], [], images)
     files = tuple(image_file(source, folder, PICTURES) for source in images)
-    return Problem(str(identity), question, reference, files)
+    item = row.get("item") if images else None
+    if item is not None and not isinstance(item, str):
+        raise RowError(f"item is {item!r}; give it a text")
+    return Problem(str(identity), question, reference, files, item)
 
 
 def _question(row: dict[str, Any]) -> str:

@@ -179,10 +179,8 @@ def question_of(row: Any, folder: Path) -> Question:
         if given.get("role") != "user" or keys != {"role", "content"}:
             raise RowError(f"prompt holds {message}; a question is what the user says, and no more")
     text, answer = encodable(problem.question, "the question"), problem.reference
-    identity, item = question_id(text, problem.images), row.get("item")
-    if item is not None and not isinstance(item, str):
-        raise RowError(f"item is {item!r}; give it a text")
-    seen: dict[str, Any] = {"images": problem.images, "item": item}
+    identity = question_id(text, problem.images)
+    seen: dict[str, Any] = {"images": problem.images, "item": problem.item}
     if "origin" not in row:
         parent = row.get("parent")
         if parent is not None and not isinstance(parent, str):
