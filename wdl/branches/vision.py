@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from wdl.branches.sources import load_config, load_tokenizer, reading, reads_images
 from wdl.branches.template import render
 from wdl.errors import UserError
@@ -22,6 +20,7 @@ from wdl.system.types import PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 IMAGE = "<image>"
 LOSSLESS = ("RGB", "L", "1", "P")
@@ -174,11 +173,11 @@ class Vision:
             raise ImageError(f"the processor refuses a picture ({error}); change it") from None
         return list(made["input_ids"][0])
 
-    def pixels(self, images: Sequence["Image"]) -> dict[str, Tensor]:
+    def pixels(self, images: Sequence["Image"]) -> dict[str, "Tensor"]:
         """What the model reads of some pictures, one after the other."""
         return dict(self.images(images=list(images), return_tensors="pt"))
 
-    def inputs(self, input_ids: Tensor, images: Sequence["Image"]) -> dict[str, Tensor]:
+    def inputs(self, input_ids: "Tensor", images: Sequence["Image"]) -> dict[str, "Tensor"]:
         """What a batch [B, T] brings beside its tokens: pixels, and which tokens are pictures.
 
         Without ``mm_token_type_ids`` Qwen-VL gives pictures the positions of text, unsaid.
