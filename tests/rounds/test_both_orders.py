@@ -49,6 +49,19 @@ def test_the_attempt_of_the_same_number_decides() -> None:
     ]
 
 
+def test_rounds_are_not_mixed() -> None:
+    """Right in the one order in one round, in the other order in another."""
+    rounds = [
+        *attempts("a", 0, [True]),
+        *attempts("a", 1, [False]),
+        *attempts("a", 0, [False]),
+        *attempts("a", 1, [True]),
+    ]
+    kept, left_out = right_in_both_orders(rounds)
+    assert left_out == 2
+    assert {one.verdict for one in kept} == {"wrong"}
+
+
 def test_questions_without_an_item_stay() -> None:
     texts = attempts(None, 0, [True, False])
     assert right_in_both_orders(texts) == (texts, 0)

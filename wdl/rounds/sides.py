@@ -1,11 +1,12 @@
 """The right and the wrong attempts at one question, as something to train with."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from wdl.errors import UserError
-from wdl.rounds.attempts import Attempt, Verdict
+from wdl.rounds.attempts import Attempt, Key, Verdict
 from wdl.system.digests import lot
 
 
@@ -103,8 +104,8 @@ def right_in_both_orders(attempts: Sequence[Attempt]) -> tuple[list[Attempt], in
     """The attempts without those that are right in one order of their pictures alone.
 
     Questions of one item ask the same of the same pictures, in another order each; an attempt at
-    one of them goes with the one of the same number at the others. Whoever always names the first
-    picture is right half of the time.
+    one of them goes with the one of the same number, in the same round, at the others. Whoever
+    always names the first picture is right half of the time.
 
     Returns:
         What is left, and how many attempts are left out. Attempts at no item stay.
@@ -112,11 +113,15 @@ def right_in_both_orders(attempts: Sequence[Attempt]) -> tuple[list[Attempt], in
     Raises:
         UserError: An item was asked in one order only.
     """
-    items: dict[str, dict[str, set[int]]] = {}
+    asked = Counter[Key]()
+    rounds = []  # in which each attempt was made: a round makes no two of the same key
+    items: dict[str, dict[str, set[tuple[int, int]]]] = {}
     for one in attempts:
+        rounds.append(asked[one.key])
+        asked[one.key] += 1
         if one.item is not None:
             right = items.setdefault(one.item, {}).setdefault(one.id, set())
-            right |= {one.attempt} if one.verdict == "right" else set()
+            right |= {(rounds[-1], one.attempt)} if one.verdict == "right" else set()
     if alone := [name for name, questions in items.items() if len(questions) < 2]:
         raise UserError(
             f"--graded: {len(alone)} items were asked in one order only, such as {alone[0]}; ask "
@@ -125,8 +130,8 @@ def right_in_both_orders(attempts: Sequence[Attempt]) -> tuple[list[Attempt], in
     both = {name: set.intersection(*questions.values()) for name, questions in items.items()}
     kept = [
         one
-        for one in attempts
-        if one.item is None or one.verdict != "right" or one.attempt in both[one.item]
+        for number, one in zip(rounds, attempts, strict=True)
+        if one.item is None or one.verdict != "right" or (number, one.attempt) in both[one.item]
     ]
     return kept, len(attempts) - len(kept)
 
