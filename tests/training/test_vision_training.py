@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from wdl.branches.loading import check_same_vocabulary
 from wdl.branches.lora import Lora
 from wdl.branches.template import render
 from wdl.branches.vision import Vision, open_image, with_parts
@@ -21,6 +22,7 @@ from wdl.data.preference import PreferenceDataModule
 from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.losses.preference import Preference
+from wdl.tiny.model import write_tiny_architecture
 from wdl.tiny.vision import Kind, write_tiny_vision
 from wdl.training.deepspeed import DeepSpeed
 from wdl.training.export import export_checkpoint
@@ -343,6 +345,14 @@ def test_an_adapter_leaves_the_tower_alone(models: dict[str, Path], rows: Path) 
     assert not any("visual" in name for name in adapted)
     with pytest.raises(UserError, match=r"model\.train_vision: model\.lora leaves"):
         tuned(rows, models["qwen2_5_vl"], lora=Lora(rank=2), train_vision=True)
+
+
+@pytest.mark.parametrize("weak", ["text", "qwen3_vl"])
+def test_branches_must_see_alike(weak: str, models: dict[str, Path], tmp_path: Path) -> None:
+    write_tiny_architecture(tmp_path / "text")
+    source = {"text": tmp_path / "text", **models}[weak]
+    with pytest.raises(UserError, match=r"^model\.weak: .* does not take pictures as "):
+        check_same_vocabulary(str(models["qwen2_5_vl"]), str(source))
 
 
 def test_a_tower_that_begins_at_random_must_train(models: dict[str, Path], rows: Path) -> None:

@@ -1,13 +1,14 @@
 """Branches: language models of transformers, with or without vision, loaded and checked one way."""
 
 import json
+from typing import Any
 
 import torch
 
 from wdl.branches.probe import probe
 from wdl.branches.reading import output_head
-from wdl.branches.sources import load_config, load_tokenizer, model_class, reading, reads_images
-from wdl.branches.vision import Vision
+from wdl.branches.sources import load_config, load_tokenizer, model_class, reading
+from wdl.branches.vision import ImageLimits, find_vision
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedModel
 
@@ -53,7 +54,7 @@ def load_branch(
         raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
-    probe(model, source, packed, Vision(source) if reads_images(config) else None)
+    probe(model, source, packed, find_vision(source, ImageLimits()))
     return model.train()
 
 
@@ -75,3 +76,17 @@ def check_same_vocabulary(strong: str, weak: str) -> None:
             f"model.weak: the tokenizer of {weak} differs from that of {strong}, for example at "
             f"{json.dumps(differing[0][0])}; both branches must share one vocabulary"
         )
+    seen = [_sight(source) for source in (strong, weak)]
+    if seen[0] != seen[1]:
+        raise UserError(
+            f"model.weak: {weak} does not take pictures as {strong} does, which reads them for "
+            "both; take branches with the same image processor"
+        )
+
+
+def _sight(source: str) -> dict[str, Any] | None:
+    """How a model's pictures are cut and scaled, whatever their size; None if it takes none."""
+    vision = find_vision(source, ImageLimits())
+    if vision is None:
+        return None
+    return {name: value for name, value in vision.key()["settings"].items() if name != "size"}

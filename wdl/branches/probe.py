@@ -105,7 +105,7 @@ def _sample(model: PreTrainedModel, seed: int, vision: "Vision | None") -> _Samp
     tokens, other = drawn.split((_SAMPLE, _BEGINNING))
     if vision is not None:
         drawn[drawn == vision.image_token] = 0
-        picture = torch.tensor(vision.blank()[0])
+        picture = torch.tensor(vision.blank[0])
         tokens = torch.cat([tokens[:_BEGINNING], picture, tokens[_BEGINNING:]])
         other = torch.cat([picture, other])
     return _Sample(tokens.to(model.device), other.to(model.device), vision)
@@ -127,7 +127,7 @@ def _pictures(sample: _Sample, rows: Tensor) -> dict[str, Tensor] | None:
     """What the model reads of the pictures in some rows."""
     if sample.vision is None:
         return None
-    tokens, image = sample.vision.blank()
+    tokens, image = sample.vision.blank
     count = int((rows == sample.vision.image_token).sum()) // tokens.count(
         sample.vision.image_token
     )

@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +205,7 @@ class Vision:
         """For other processes, which make it anew: its class is made at run time."""
         return Vision, (self.source, self.limits)
 
+    @cached_property
     def blank(self) -> tuple[list[int], "Image"]:
         """A prompt with a picture that says nothing, and that picture."""
         from PIL import Image

@@ -115,7 +115,7 @@ def with_pictures(
     """
     pictures = [picture for sample in samples for picture in _pictures(sample)]
     if not pictures:
-        tokens, blank = vision.blank()
+        tokens, blank = vision.blank
         pictures = [blank]
         samples = [*samples, {"input_ids": tokens, "prompt_length": len(tokens)}]
     batch = form(samples)

@@ -15,7 +15,7 @@ from transformers import AutoModel, DynamicCache, PreTrainedModel
 from transformers import __version__ as transformers_version
 from transformers.utils.logging import disable_progress_bar
 
-from wdl.branches.loading import model_class, reads_images
+from wdl.branches.sources import model_class, reads_images
 from wdl.errors import UserError
 from wdl.generation.engine import Generation, Key, Request, Sampling
 from wdl.generation.local_engine import LocalEngine, Prompt

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wdl.branches.loading import reads_images
+from wdl.branches.sources import reads_images
 from wdl.branches.vision import with_parts
 from wdl.data.encoding import encode_prompt
 from wdl.errors import UserError
