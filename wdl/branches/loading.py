@@ -89,4 +89,6 @@ def _sight(source: str) -> dict[str, Any] | None:
     vision = find_vision(source, ImageLimits())
     if vision is None:
         return None
-    return {name: value for name, value in vision.key()["settings"].items() if name != "size"}
+    no_matter = {"size", "min_pixels", "max_pixels", "image_processor_type", "processor_class"}
+    settings = vision.key()["settings"]
+    return {name: value for name, value in settings.items() if name not in no_matter}
