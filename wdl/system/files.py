@@ -1,10 +1,12 @@
 """Files and folders that are either complete or not there at all."""
 
+import fcntl
+import glob
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -51,13 +53,12 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
+    partial = _unfinished(path)
+    with partial.open("wb") as stream, _held(partial):
         stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
-    partial.replace(path)
+        partial.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,17 +69,44 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``path`` only when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _unfinished(path)
     partial.mkdir()
     try:
-        yield partial
-        for file in partial.rglob("*"):
-            sync(file)
-        partial.replace(path)
+        with _held(partial):
+            yield partial
+            for file in partial.rglob("*"):
+                sync(file)
+            partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unfinished(path: Path) -> Path:
+    """A name beside ``path`` for this process to write to; what killed ones left there goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError), _opened(left) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Lock a file or folder, so that others see that its writer lives."""
+    with _opened(path) as descriptor:
+        with suppress(OSError):  # some network disks lock nothing; then what is left stays
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -96,8 +124,5 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def sync(path: Path) -> None:
     """Make sure that what was written to a file or folder has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with _opened(path) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
