@@ -1,5 +1,7 @@
 """Files that are complete or not there: what kills leave behind goes, what others write stays."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -58,3 +60,18 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(
         os.rename("result[1]", "before")
     make(kind)
     assert partial not in os.listdir()
+
+
+def test_a_folder_left_by_a_namesake_does_not_stand_in_the_way_where_nothing_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In containers process numbers come again, and some network disks know no locks."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / f".result.{os.getpid()}.partial").mkdir()
+    with new_folder(tmp_path / "result") as folder:
+        (folder / "whole").touch()
+    assert os.listdir(tmp_path) == ["result"]

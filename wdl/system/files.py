@@ -70,6 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``path`` only when the block ends without an error."""
     partial = _unfinished(path)
+    shutil.rmtree(partial, ignore_errors=True)  # of one with this number, on a disk without locks
     partial.mkdir()
     try:
         with _held(partial):
