@@ -113,7 +113,11 @@ def test_a_screen_that_is_gone_stops_nothing() -> None:
     ],
 )
 def test_a_signal_reaches_the_command_once(number: int, heard: int) -> None:
-    child = start(LISTEN.format(count=1))
+    inherited = signal.signal(number, signal.SIG_DFL)  # nohup has it ignored, and so by children
+    try:
+        child = start(LISTEN.format(count=1))
+    finally:
+        signal.signal(number, inherited)
     process_in_log()
     child.send_signal(number)
     out, _ = child.communicate(timeout=30)
