@@ -59,6 +59,7 @@ class Evaluation(Callback):
         benchmark: What is graded, as in ``wdl evaluate --benchmarks``; null grades nothing.
         data: The benchmark's problems, as in ``wdl evaluate --data``.
         protocol: How answers are generated, as in ``wdl evaluate --protocol``.
+        cache: File of answers that runs share, as in ``wdl evaluate --cache``.
         engine: What generates, as in ``wdl evaluate --engine``.
         vllm: Where vLLM is and what it may use. While a fit goes on, the model that trains stays
             on the accelerators: ``gpu_memory_utilization`` must fit beside it.
@@ -84,6 +85,7 @@ class Evaluation(Callback):
         out: str | None = None,
         sft_control: bool = False,
         control_config: InputPath | None = None,
+        cache: InputPath | None = None,
     ) -> None:
         if every_n_validations is not None and every_n_validations < 1:
             raise UserError(
@@ -99,6 +101,7 @@ class Evaluation(Callback):
         self.out = out
         self.sft_control = sft_control
         self.control_config = None if control_config is None else Path(control_config)
+        self.cache = cache
         self._validations = 0
         self._last: dict[str, Any] = {"step": 0, "metrics": {}}
 
@@ -123,7 +126,7 @@ class Evaluation(Callback):
 
         try:
             protocol = find_protocol(self.protocol)
-            sets = load_data(find_benchmarks(self.benchmark), self.data)
+            sets = load_data(find_benchmarks(self.benchmark), self.data, protocol.shots)
             engine = find_engine(self.engine, self.vllm)(strong)
             prepare("model.strong", engine, sets, protocol)
         except UserError as error:
@@ -247,8 +250,9 @@ class Evaluation(Callback):
         """
         options = ["--benchmarks", str(self.benchmark), "--protocol", self.protocol]
         options += ["--engine", self.engine]
-        if self.data is not None:
-            options += ["--data", str(self.data)]
+        for name, value in {"data": self.data, "cache": self.cache}.items():
+            if value is not None:
+                options += [f"--{name}", str(value)]
         settings = asdict(self.vllm) if self.engine == "vllm" else {}
         options += [f"--vllm.{key}={v}" for key, v in settings.items() if v is not None]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_reasoning_that_a_server_keeps_apart_is_part_of_the_answer() -> None:
 def test_a_thought_that_the_server_opens_is_recorded() -> None:
     engine = OpenAIEngine("m", Endpoint("http://host", "m"), thinking=True)
     assert engine.check(REQUESTS, SAMPLING) == {"thinking": True}
+
+
+def test_arguments_of_the_chat_template_are_sent() -> None:
+    off = {"enable_thinking": False}
+    asked = [replace(request, template=off) for request in REQUESTS]
+    with serve(lambda body, n: completion("x")) as server:
+        engine = OpenAIEngine("m", Endpoint(server.url, "m"))
+        assert sum(map(len, engine.generate(asked, SAMPLING))) == len(asked)
+        assert {str(body["chat_template_kwargs"]) for body in server.bodies} == {str(off)}
+        generate(server)
+        assert "chat_template_kwargs" not in server.bodies[-1]
+    twice = Endpoint(server.url, "m", extra={"chat_template_kwargs": {"enable_thinking": True}})
+    with pytest.raises(UserError, match="endpoint.extra holds chat_template_kwargs"):
+        OpenAIEngine("m", twice).check(asked, SAMPLING)
 
 
 def test_refused_requests_are_named_and_cost_no_other() -> None:

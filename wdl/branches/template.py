@@ -8,9 +8,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from jinja2 import TemplateSyntaxError
+from jinja2 import Environment, TemplateSyntaxError
 
 from wdl.errors import UserError
 from wdl.system.types import PreTrainedTokenizerBase
@@ -49,22 +50,37 @@ def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     generation_prompt: bool = True,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """A conversation as text, up to the point where the assistant answers, or to its end.
 
+    Args:
+        tokenizer: Whose template it is.
+        messages: The conversation.
+        generation_prompt: Whether the assistant is about to answer.
+        arguments: The template's own, such as Qwen3's ``enable_thinking``.
+
     Raises:
-        UserError: The template is broken, refuses the conversation, or leaves out what somebody
-            other than the assistant says.
+        UserError: The template is broken, refuses the conversation, has no such argument, or
+            leaves out what somebody other than the assistant says.
     """
     place = f"{tokenizer.name_or_path}: the chat template"
     try:
+        if unknown := [name for name in arguments if name not in _arguments(tokenizer)]:
+            raise UserError(
+                f"{place} has no argument {', '.join(unknown)}; leave it out, or take a model "
+                "whose template has it"
+            )
         text = str(
             tokenizer.apply_chat_template(
                 list(messages),  # type: ignore[arg-type]
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
+                **arguments,
             )
         )
+    except UserError:
+        raise
     except TemplateSyntaxError as error:
         raise UserError(
             f"{place} is broken in line {error.lineno} ({error.message}); mend it"
@@ -81,6 +97,12 @@ def render(
         if json.dumps(said, ensure_ascii=False)[1:-1] not in text:
             raise UserError(f"{place} leaves out what {role} says; leave that out, or mend it")
     return text
+
+
+def _arguments(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Names that a template may read; jinja takes arguments of any other without a word."""
+    tokens = Environment().lex(str(tokenizer.chat_template))
+    return {value for _, kind, value in tokens if kind == "name"}
 
 
 def _said(message: Message) -> list[str]:

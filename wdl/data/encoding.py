@@ -5,8 +5,9 @@ verbatim; then exactly one end-of-turn token. Completion tokens are the answer a
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict, cast
 
 from wdl.branches.template import OPEN_THOUGHT, Message, probe, render
@@ -34,9 +35,13 @@ class Encoded(TypedDict):
     image_sha256: NotRequired[list[str]]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Tokens of the conversation up to the point where the assistant answers."""
-    return _tokens(tokenizer, [render(tokenizer, messages)])[0]
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+) -> list[int]:
+    """Tokens of the conversation up to where the assistant answers; ``arguments`` as in render."""
+    return _tokens(tokenizer, [render(tokenizer, messages, arguments=arguments)])[0]
 
 
 def encode_batch(

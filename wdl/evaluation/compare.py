@@ -15,7 +15,12 @@ from wdl.evaluation.graded import MAKE_AGAIN, Graded, read_graded
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
 
-MUST_AGREE = {"data_sha256": "problems", "protocol": "protocol", "grader": "grader"}
+MUST_AGREE = {
+    "data_sha256": "problems",
+    "protocol": "protocol",
+    "examples_sha256": "examples",
+    "grader": "grader",
+}
 OUTCOME = ("difference", "p_value")
 MAY_DIFFER = {"prompt_sha256": "prompts (another tokenizer or template)", "engine": "engine"}
 SIGNIFICANT = 0.05

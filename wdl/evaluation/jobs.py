@@ -1,19 +1,22 @@
 """The answers of one model to the problems of benchmarks: generated, graded, filed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wdl.errors import UserError
 from wdl.evaluation.report import summarise
 from wdl.evaluation.sources import ProblemSet
+from wdl.generation.cache import AnswerCache
 from wdl.generation.engine import Engine, Request, Sampling
 from wdl.generation.journalled import answer
 from wdl.generation.protocols import Protocol
 from wdl.grading.grader import BaseGrader, Task, grades_by
+from wdl.system.digests import value_digest
 from wdl.system.files import write_json, write_lines
 from wdl.system.journal import Journal, refuse_other
 
@@ -40,13 +43,20 @@ def prepare(
     jobs = []
     for one in sets:
         name = one.benchmark.name
-        requests, sampling = protocol.requests(one.problems), protocol.sampling(name)
+        sampling = protocol.sampling(name)
         try:
+            asked = replace(one, problems=protocol.subset(one.problems))
+            shown = protocol.shown(one.examples, one.problems)
+            requests = protocol.requests(asked.problems, shown)
             checked = engine.check(requests, sampling)
         except UserError as error:
             raise UserError(*(f"{label} on {name}: {fault}" for fault in error.faults)) from None
-        inputs = {"data_sha256": one.digest, "protocol": asdict(protocol), **checked}
-        jobs.append(Job(label, one, requests, sampling, inputs))
+        inputs = {"data_sha256": asked.digest, "protocol": protocol.describe(), **checked}
+        if len(asked.problems) < len(one.problems):
+            inputs["subset"] = {"problems": len(asked.problems), "of": len(one.problems)}
+        if shown:
+            inputs["examples_sha256"] = value_digest([asdict(example) for example in shown])
+        jobs.append(Job(label, asked, requests, sampling, inputs))
     return jobs
 
 
@@ -57,26 +67,31 @@ def run_jobs(
     out: Path,
     grader: BaseGrader,
     regrade: bool = False,
+    cache: AnswerCache | None = None,
 ) -> dict[str, Any]:
     """The results of one model by benchmark; what an earlier run has done is not done again.
 
     The engine, which has ``described`` itself, is closed at the end. A benchmark's own grader goes
     before ``grader``. With ``regrade``, answers that another grader has judged are judged again.
+    What is in ``cache`` is not generated, and what is generated goes there.
 
     Raises:
         UserError: ``out`` holds results or answers that were made in another way.
         ChildFailure: The engine crashed or hung. What it had finished is kept.
     """
     with closing(engine):
-        whole = (replace(job, inputs=described | job.inputs) for job in jobs)
-        return {
-            job.problems.benchmark.name: _run_job(job, engine, out, grader, regrade)
-            for job in whole
-        }
+        found = {}
+        for job in jobs:
+            whole = replace(job, inputs=described | job.inputs)
+            generate = partial(
+                answer, engine, job.requests, job.sampling, cache=cache, described=described
+            )
+            found[job.problems.benchmark.name] = _run_job(whole, generate, out, grader, regrade)
+        return found
 
 
 def _run_job(
-    job: Job, engine: Engine, out: Path, grader: BaseGrader, regrade: bool
+    job: Job, generate: Callable[..., Any], out: Path, grader: BaseGrader, regrade: bool
 ) -> dict[str, Any]:
     record = out / job.label / f"{job.problems.benchmark.name}.json"
     journal_file, answers_file = (record.with_suffix(f".{x}") for x in ("journal.jsonl", "jsonl"))
@@ -96,7 +111,7 @@ def _run_job(
     else:
         with Journal(journal_file, job.inputs) as journal:
             title = f"{job.label} on {job.problems.benchmark.name}"
-            entries = answer(engine, job.requests, job.sampling, journal, title)
+            entries = generate(journal=journal, title=title)
     answers = _grade(job, entries, grader)
     write_lines(answers_file, (json.dumps(answer, ensure_ascii=False) for answer in answers))
     result = {"results": summarise(answers), "inputs": inputs}

@@ -14,16 +14,18 @@ writes
     OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
 """
 
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wdl.config.paths import InputPath
 from wdl.errors import UserError
 from wdl.evaluation.report import print_results
-from wdl.evaluation.sources import Sources, load_data, parse_models
+from wdl.evaluation.sources import ProblemSet, Sources, load_data, parse_models
 from wdl.generation.engine import TRANSFORMERS, EngineName
-from wdl.generation.protocols import find_protocol
+from wdl.generation.protocols import Protocol, find_protocol
 from wdl.generation.vllm_options import VllmOptions
 from wdl.grading.grader import Grader
 from wdl.questions.benchmarks import find_benchmarks
@@ -41,6 +43,11 @@ def evaluate(
     engine: EngineName = TRANSFORMERS,
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
     regrade: bool = False,
+    limit: int | None = None,
+    shots: int | None = None,
+    examples: Sources | None = None,
+    thinking: bool | None = None,
+    cache: InputPath | None = None,
 ) -> None:
     """Grade the answers of one or more models on benchmarks.
 
@@ -61,15 +68,26 @@ def evaluate(
         vllm: Where vLLM is and what it may use.
         regrade: Judge the answers in ``out`` again where the grading rules have changed since;
             nothing is generated again.
+        limit: Ask so many problems of each benchmark, drawn by the protocol's seed; their results
+            are never compared with those of the whole. Null asks as many as the protocol says.
+        shots: Show so many worked examples before each question; null shows as many as the
+            protocol says.
+        examples: Where they are: rows as in ``data``, with solutions. Those without a file come
+            from the benchmark's own.
+        thinking: Whether the chat template lets the model think (its ``enable_thinking``); null
+            leaves that to the protocol, and in the end to the template.
+        cache: File of answers that runs share, created if it is not there: what any of them has
+            generated, by the same weights, engine and settings, is not generated again.
     """
     from wdl.evaluation.figures import write_accuracies
     from wdl.evaluation.jobs import prepare, run_jobs
     from wdl.evaluation.views import write_csv
+    from wdl.generation.cache import AnswerCache
     from wdl.generation.engines import find_engine  # imports torch
 
-    chosen = find_protocol(protocol)
+    chosen = _changed(find_protocol(protocol), limit, shots, thinking)
     models = parse_models(model)
-    sets = load_data(find_benchmarks(benchmarks), data)
+    sets = load_data(find_benchmarks(benchmarks), data, chosen.shots, examples)
     make = find_engine(engine, vllm)
     engines, jobs, faults = {}, {}, list[str]()
     for label, source in models.items():
@@ -85,20 +103,23 @@ def evaluate(
     failures: dict[str, str] = {}
     with ExitStack() as stack:
         grader = stack.enter_context(Grader())
+        kept = None if cache is None else stack.enter_context(closing(AnswerCache(Path(cache))))
         for own in (one.benchmark.grader for one in sets if one.benchmark.grader is not None):
             stack.enter_context(own)
         for label in models:
             try:
                 results[label] = run_jobs(
-                    jobs[label], engines[label], described[label], Path(out), grader, regrade
+                    jobs[label], engines[label], described[label], Path(out), grader, regrade, kept
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)
-    summary = {"protocol": asdict(chosen), "sources": models, "models": results}
+    summary = {"protocol": chosen.describe(), "sources": models, "models": results}
     write_json(Path(out) / "summary.json", summary | ({"failures": failures} if failures else {}))
     write_csv(summary, Path(out) / "summary.csv")
     write_accuracies(summary, Path(out) / "summary.svg")
     print_results(summary)
+    for note in _partial(sets, chosen):
+        print(note)
     found = {
         f"{benchmark}/{label}": record["results"]
         for label, of_model in results.items()
@@ -108,6 +129,28 @@ def evaluate(
     leave_outcome({"answers": answers}, {name: one["accuracy"] for name, one in found.items()})
     print(f"all answers: {out}")
     if failures:
-        kept = "finished answers are kept, the same command goes on from there"
-        failed = (f"{label}: the engine failed ({why}); {kept}" for label, why in failures.items())
+        go_on = "finished answers are kept, the same command goes on from there"
+        failed = (f"{label}: the engine failed ({why}); {go_on}" for label, why in failures.items())
         raise UserError(*failed)
+
+
+def _changed(
+    protocol: Protocol, limit: int | None, shots: int | None, thinking: bool | None
+) -> Protocol:
+    """The protocol with what the options say."""
+    options: dict[str, Any] = {"limit": limit, "shots": shots}
+    if thinking is not None:
+        options["template"] = protocol.template | {"enable_thinking": thinking}
+    given = {name: value for name, value in options.items() if value is not None}
+    return replace(protocol, **given)
+
+
+def _partial(sets: Sequence[ProblemSet], protocol: Protocol) -> Iterator[str]:
+    """A line about each benchmark of which not every problem was asked."""
+    for one in sets:
+        asked, every = len(protocol.subset(one.problems)), len(one.problems)
+        if asked < every:
+            yield (
+                f"{one.benchmark.name}: {asked} of {every} problems (limit {protocol.limit}, seed "
+                f"{protocol.seed}), to be compared with the same ones alone"
+            )

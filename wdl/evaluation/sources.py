@@ -12,6 +12,7 @@ from jsonargparse.typing import register_type
 from wdl.config.paths import is_hub_name
 from wdl.errors import UserError
 from wdl.questions.benchmarks import Benchmark
+from wdl.questions.examples import Example, load_examples
 from wdl.questions.problems import Problem, load_problems
 from wdl.system.digests import value_digest
 
@@ -53,6 +54,7 @@ class ProblemSet:
 
     benchmark: Benchmark
     problems: list[Problem]
+    examples: tuple[Example, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -84,18 +86,40 @@ def parse_models(text: str) -> dict[str, str]:
     return models
 
 
-def load_data(benchmarks: Sequence[Benchmark], data: str | None) -> list[ProblemSet]:
+def load_data(
+    benchmarks: Sequence[Benchmark],
+    data: str | None,
+    shots: int = 0,
+    examples: str | None = None,
+) -> list[ProblemSet]:
     """The problems of each benchmark, from the files that ``data`` names or from their own.
 
-    It says FILE for a single benchmark, NAME=FILE[,NAME=FILE...] for several.
+    With ``shots``, also the examples to draw these from, from ``examples`` or from their own. Both
+    say FILE for a single benchmark, NAME=FILE[,NAME=FILE...] for several.
     """
+    files = _files(benchmarks, "--data", data)
+    shown = _files(benchmarks, "--examples", examples)
+    if shown and not shots:
+        raise UserError("--examples: none are shown; say how many with --shots, or leave it out")
+    return [
+        ProblemSet(
+            one,
+            load_problems(one, files.get(one.name)),
+            tuple(load_examples(one, shown.get(one.name))) if shots else (),
+        )
+        for one in benchmarks
+    ]
+
+
+def _files(benchmarks: Sequence[Benchmark], option: str, text: str | None) -> dict[str, Path]:
+    """Files by the name of their benchmark."""
     files: dict[str, Path] = {}
-    for part in _parts(data or ""):
+    for part in _parts(text or ""):
         name, file = _split(part)
         if not name and len(benchmarks) > 1:
-            raise UserError(f"--data {part}: say which benchmark's it is, NAME={part}")
+            raise UserError(f"{option} {part}: say which benchmark's it is, NAME={part}")
         files[name or benchmarks[0].name] = Path(file)
     names = [benchmark.name for benchmark in benchmarks]
     if strangers := [name for name in files if name not in names]:
-        raise UserError(*(f"--data {n}=...: choose from {', '.join(names)}" for n in strangers))
-    return [ProblemSet(b, load_problems(b, files.get(b.name))) for b in benchmarks]
+        raise UserError(*(f"{option} {n}=...: choose from {', '.join(names)}" for n in strangers))
+    return files

@@ -12,7 +12,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from jsonargparse.typing import register_type
@@ -42,13 +42,14 @@ class Request:
     """One answer to generate: the ``sample``-th to problem ``id``, asked by ``messages``.
 
     ``images`` are the absolute paths of the pictures, in the order of the ``<image>`` marks in the
-    texts of ``messages``.
+    texts of ``messages``. ``template`` holds arguments of the chat template.
     """
 
     id: str
     sample: int
     messages: list[dict[str, Any]]
     images: tuple[str, ...] = ()
+    template: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:

@@ -17,7 +17,7 @@ from wdl.branches.sources import (
     model_digest,
     reads_images,
 )
-from wdl.branches.template import Template, probe, render
+from wdl.branches.template import OPEN_THOUGHT, QUESTION, Template, probe, render
 from wdl.branches.vision import Vision, with_parts
 from wdl.data.encoding import encode_prompt
 from wdl.errors import UserError
@@ -71,7 +71,8 @@ class LocalEngine(Engine):
         read: list[Any] = [prompt.tokens for prompt in self.prompts(requests, sampling)]
         if any(request.images for request in requests):
             read = [read, digests(requests), self.vision.key()]
-        thinking = {"thinking": True} if self.template.opened else {}
+        opening = render(self.tokenizer, [QUESTION], arguments=requests[0].template)
+        thinking = {"thinking": True} if OPEN_THOUGHT.search(opening) else {}
         return {"prompt_sha256": value_digest(read), "stop_tokens": stop, **thinking}
 
     def prompts(self, requests: Sequence[Request], sampling: Sampling) -> list[Prompt]:
@@ -104,12 +105,12 @@ class LocalEngine(Engine):
         return prompts
 
     def _encode(self, request: Request) -> list[int]:
-        return encode_prompt(self.tokenizer, request.messages)
+        return encode_prompt(self.tokenizer, request.messages, request.template)
 
     def _encode_with_images(self, request: Request) -> list[int]:
         """Counted by the processor, which has to see the pictures; but once is enough."""
         messages = with_parts(request.messages) if request.images else request.messages
-        asked = render(self.tokenizer, messages), request.images
+        asked = render(self.tokenizer, messages, arguments=request.template), request.images
         if asked not in self._seen:
             self._seen[asked] = self.vision.tokens(asked[0], opened(request))
         return self._seen[asked]

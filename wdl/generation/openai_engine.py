@@ -22,6 +22,8 @@ from wdl.remote.replies import Reply
 from wdl.system.digests import value_digest
 
 LARGEST_SEED = 2**63 - 1
+# What vLLM, SGLang and llama.cpp call the arguments of a chat template; others refuse or ignore it.
+TEMPLATE = "chat_template_kwargs"
 
 
 class OpenAIEngine(Engine):
@@ -47,6 +49,8 @@ class OpenAIEngine(Engine):
 
     def check(self, requests: Sequence[Request], sampling: Sampling) -> dict[str, Any]:
         """Whether answers begin in a thought, and digests of pictures; the rest is the server's."""
+        if TEMPLATE in self.endpoint.extra and any(request.template for request in requests):
+            raise UserError(f"endpoint.extra holds {TEMPLATE}, and the protocol too; drop one")
         thinking = {"thinking": True} if self.thinking else {}
         of_questions(requests, lambda one: len(opened(one)))  # not kept: pictures are large
         asked = any(request.images for request in requests)
@@ -83,8 +87,10 @@ class OpenAIEngine(Engine):
             )
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+        template = {TEMPLATE: request.template} if request.template else {}
         return self.endpoint.body(
             content_parts(request),
+            **template,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,

@@ -170,7 +170,8 @@ class VllmEngine(LocalEngine):
         """Token ids with one for each picture, of which vLLM makes as many as it needs."""
         if not prompt.request.images:
             return prompt.tokens
-        return encode_prompt(self.tokenizer, with_parts(prompt.request.messages))
+        request = prompt.request
+        return encode_prompt(self.tokenizer, with_parts(request.messages), request.template)
 
 
 def _devices(options: VllmOptions, copy: int) -> dict[str, str]:

@@ -28,6 +28,8 @@ class Benchmark:
         hub: Name on the hub, if there is no file.
         configs: Configurations of the set on the hub, read one after the other.
         split: Split of the set on the hub.
+        examples: File of worked examples, which protocols with ``shots`` show; as ``path``.
+        examples_split: Split of the set on the hub that holds them, if there is no file.
         grader: ``class_path`` and ``init_args`` of a grader of your own; null for the rules of
             this project.
     """
@@ -40,6 +42,8 @@ class Benchmark:
     hub: str | None = None
     configs: tuple[str, ...] = ("default",)
     split: str = "test"
+    examples: InputPath | None = None
+    examples_split: str | None = None
     grader: BaseGrader | None = None
 
 
@@ -53,8 +57,15 @@ BENCHMARKS = {
         Benchmark("aime2025", rows=30, hub="opencompass/AIME2025", configs=_AIME),
         Benchmark("amc23", rows=40, hub="math-ai/amc23"),
         Benchmark("math500", rows=500, hub="HuggingFaceH4/MATH-500"),
-        Benchmark("aqua", "letter", rows=254, hub="deepmind/aqua_rat", configs=("raw",)),
-        _word_problems("gsm8k", rows=1319, hub="openai/gsm8k", configs=("main",)),
+        Benchmark(
+            *("aqua", "letter", 254),
+            hub="deepmind/aqua_rat",
+            configs=("raw",),
+            examples_split="train",
+        ),
+        _word_problems(
+            "gsm8k", rows=1319, hub="openai/gsm8k", configs=("main",), examples_split="train"
+        ),
         _word_problems("mawps", rows=238),
         _word_problems("svamp", rows=1000, hub="ChilleD/SVAMP", split="train+test"),
         Benchmark("arithmetic", "number"),

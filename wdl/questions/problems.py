@@ -60,7 +60,7 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     place = str(file or benchmark.hub)
     faults: list[str] = []
     problems: dict[str, Problem] = {}
-    for line, row in _rows(benchmark, file, faults):
+    for line, row in benchmark_rows(benchmark, file, faults):
         try:
             folder = None if file is None else file.parent
             problem = parse_problem(row, default_id=str(len(problems)), folder=folder)
@@ -170,11 +170,13 @@ def _filled(answer: str, key: str) -> str:
     return answer.strip()
 
 
-def _rows(benchmark: Benchmark, file: Path | None, faults: list[str]) -> Iterator[tuple[int, Any]]:
+def benchmark_rows(
+    benchmark: Benchmark, file: Path | None, faults: list[str]
+) -> Iterator[tuple[int, Any]]:
     """Line, or number, and value of each row."""
     if file is not None:
         if not file.is_file():
-            raise UserError(f"{file}: there is no such file; check --data")
+            raise UserError(f"{file}: there is no such file; check its path")
         if not file.name.endswith(DATA_SUFFIXES):
             known = " or ".join(DATA_SUFFIXES)
             raise UserError(f"{file}: problems come as {known}; convert or rename it")
