@@ -79,7 +79,7 @@ def test_arguments_of_the_chat_template_are_sent() -> None:
         generate(server)
         assert "chat_template_kwargs" not in server.bodies[-1]
     twice = Endpoint(server.url, "m", extra={"chat_template_kwargs": {"enable_thinking": True}})
-    with pytest.raises(UserError, match="endpoint.extra holds chat_template_kwargs"):
+    with pytest.raises(UserError, match=r"endpoint\.extra holds chat_template_kwargs"):
         OpenAIEngine("m", twice).check(asked, SAMPLING)
 
 
