@@ -9,12 +9,12 @@ BIN := $(VENV)/bin
 VLLM := .venv-vllm
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check matrix kill-test clean
+.PHONY: demo test programs check matrix kill-test clean
 
 demo: $(VENV)/installed
 	$(BIN)/wdl fit --config configs/joint.yaml --name demo
 
-test: check $(VLLM)/installed
+test: check $(VLLM)/installed programs
 	$(BIN)/pytest
 
 matrix: $(VENV)/installed
@@ -34,6 +34,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# What tests use that is no Python package: the sandbox of programs that models write, a browser.
+programs:
+	command -v bwrap && command -v chromium && command -v chromedriver \
+	    || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes \
+	    --no-install-recommends bubblewrap chromium chromium-driver fonts-dejavu-core > /dev/null; }
 
 # vLLM pins its own torch, so it lives apart. The vision and audio packages that it brings want CUDA,
 # and break the import of transformers. vLLM reads pictures with torchvision's Python alone: what

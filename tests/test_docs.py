@@ -1,5 +1,6 @@
 """The documentation's examples, run as they stand there."""
 
+import json
 import re
 import subprocess
 import sys
@@ -84,3 +85,27 @@ def test_questions_for_reinforcement_learning() -> None:
     mixed = parquet.read_table("round-1/mixed.parquet").to_pylist()
     assert 0 < len(mixed) < 30
     assert all(0 < row["extra_info"]["right"] < 8 for row in mixed)
+
+
+def test_the_files_of_the_page_on_evaluation(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (REPOSITORY / "docs" / "evaluation.md").read_text()
+    for name, content in BLOCK.findall(text):
+        (tmp_path / name).write_text(content)
+    rows = re.search(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert rows is not None
+    (tmp_path / "mine.jsonl").write_text(rows[1])
+    worked = [f'{{"question": "{n}+1?", "answer": "{n + 1}"}}\n' for n in range(4)]
+    (tmp_path / "worked.jsonl").write_text("".join(worked))
+    monkeypatch.chdir(tmp_path)
+    options = ["--benchmarks", "mine.yaml", "--protocol", "protocol.yaml", "--out", "out"]
+    (tmp_path / "protocol.yaml").write_text(
+        (tmp_path / "protocol.yaml").read_text().replace("2048", "8")
+    )
+    template = pair[0] / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking is false %}{% endif %}")
+    wdl("evaluate", "--model", f"m={pair[0]}", *options)
+    record = json.loads((tmp_path / "out/m/mine.json").read_text())
+    assert record["results"]["answers"] == 8
+    assert record["inputs"]["protocol"]["template"] == {"enable_thinking": False}
