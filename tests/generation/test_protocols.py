@@ -1,13 +1,14 @@
 """Named protocols, protocols of one's own, and those that make no sense."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from wdl.errors import UserError
 from wdl.generation.protocols import PROTOCOLS, Protocol, find_protocol
+from wdl.grading.graders import GRADERS
 from wdl.questions.problems import Problem
 
 
@@ -46,7 +47,7 @@ def test_each_sample_is_a_request() -> None:
 
 
 def test_an_unknown_name() -> None:
-    with pytest.raises(UserError, match="choose from paper, sampled, quick"):
+    with pytest.raises(UserError, match="choose from paper, sampled, upstream"):
         find_protocol("slow")
 
 
@@ -64,3 +65,23 @@ def test_an_unknown_name() -> None:
 def test_impossible_settings(settings: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError, match=fault):
         Protocol("mine", **settings)
+
+
+def test_upstream_asks_as_the_paper_and_judges_as_its_code() -> None:
+    """Greedy, only the grader differs; sampled, what the published code draws its samples by."""
+    paper, upstream, sampled = (PROTOCOLS[n] for n in ("paper", "upstream", "upstream-sampled"))
+    assert (paper.grader, upstream.grader) == ("rules", "upstream")
+    assert replace(upstream, name="paper", grader="rules") == paper
+    assert (sampled.samples, sampled.temperature, sampled.top_p, sampled.seed) == (8, 0.5, 1.0, 42)
+    assert sampled.grader == "upstream"
+
+
+def test_every_grader_of_a_protocol_exists() -> None:
+    assert set(get_args(get_type_hints(Protocol)["grader"])) == set(GRADERS)
+
+
+def test_a_grader_that_does_not_exist(tmp_path: Path) -> None:
+    file = tmp_path / "strict.yaml"
+    file.write_text("name: strict\ngrader: strict\n")
+    with pytest.raises(UserError, match="grader"):
+        find_protocol(str(file))

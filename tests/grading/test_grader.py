@@ -77,7 +77,7 @@ def test_a_hanging_answer_costs_its_limit_and_no_other_answer() -> None:
 
 
 def test_a_crashing_worker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "WORKER", "wdl.evaluation.there_is_no_such_module")
+    monkeypatch.setattr(Grader, "worker_module", "wdl.evaluation.there_is_no_such_module")
     with Grader(workers=1) as grader:
         (grade,) = grader.grade([task("2+3", "5")])
     assert grade == Grade("could_not_grade", "2+3", "ended with exit code 1")
@@ -105,7 +105,7 @@ def test_a_reference_that_nobody_can_read_is_no_wrong_answer() -> None:
 
 
 def test_what_can_be_decided_by_looking_starts_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grading, "WORKER", "wdl.evaluation.there_is_no_such_module")
+    monkeypatch.setattr(Grader, "worker_module", "wdl.evaluation.there_is_no_such_module")
     with Grader() as grader:
         grades = grader.grade(
             [

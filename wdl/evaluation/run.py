@@ -27,7 +27,7 @@ from wdl.evaluation.sources import ProblemSet, Sources, load_data, parse_models
 from wdl.generation.engine import TRANSFORMERS, EngineName
 from wdl.generation.protocols import Protocol, find_protocol
 from wdl.generation.vllm_options import VllmOptions
-from wdl.grading.grader import Grader
+from wdl.grading.graders import GRADERS
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.child import ChildFailure
 from wdl.system.files import write_json
@@ -62,7 +62,8 @@ def evaluate(
         data: The benchmark's problems as .json, .jsonl or .parquet; NAME=FILE[,NAME=FILE...] for
             several benchmarks. Those without a file come from the hub.
         protocol: How answers are generated: paper (greedy, up to 4,096 or 8,192 new tokens),
-            sampled (8 samples, temperature 0.6), quick (greedy, 256 new tokens), or a YAML file.
+            sampled (8 samples, temperature 0.6), quick (greedy, 256 new tokens), upstream and
+            upstream-sampled (judged as by the paper's published code), or a YAML file.
         engine: What generates: transformers for tiny models, vllm for all others, or a YAML file
             with the class_path and init_args of an engine of your own.
         vllm: Where vLLM is and what it may use.
@@ -102,7 +103,7 @@ def evaluate(
     results: dict[str, Any] = {}
     failures: dict[str, str] = {}
     with ExitStack() as stack:
-        grader = stack.enter_context(Grader())
+        grader = stack.enter_context(GRADERS[chosen.grader]())
         kept = None if cache is None else stack.enter_context(closing(AnswerCache(Path(cache))))
         for own in (one.benchmark.grader for one in sets if one.benchmark.grader is not None):
             stack.enter_context(own)

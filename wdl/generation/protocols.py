@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wdl.config.definitions import read_definition
 from wdl.constants import PAPER_SYSTEM_PROMPT
@@ -40,6 +40,8 @@ class Protocol:
             are among those of a larger one; null for all.
         shots: Worked examples that are shown before each question, the same for all.
         template: Arguments of the chat template, such as Qwen3's {"enable_thinking": false}.
+        grader: What judges the answers to benchmarks without a grader of their own: ``rules`` of
+            this project, or ``upstream``, as the paper's published code does.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Protocol:
     limit: int | None = None
     shots: int = 0
     template: dict[str, Any] = field(default_factory=dict)
+    grader: Literal["rules", "upstream"] = "rules"
 
     def __post_init__(self) -> None:
         equal = f"{self.samples} samples at temperature 0 are all equal; raise the temperature"
@@ -77,11 +80,8 @@ class Protocol:
         Those that protocols had not at first are left out while they change nothing, so that
         earlier results stay comparable.
         """
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in _LATER or value not in (None, 0, {})
-        }
+        every = asdict(self)
+        return {name: value for name, value in every.items() if value != _LATER.get(name, ...)}
 
     def subset(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those that are asked, in their order; the orders of an item's pictures stay together."""
@@ -143,13 +143,17 @@ def _normalised(question: str) -> str:
     return " ".join(question.split()).casefold()
 
 
-_LATER = ("limit", "shots", "template")
+_LATER: dict[str, Any] = {"limit": None, "shots": 0, "template": {}, "grader": "rules"}
 _PAPER = Protocol(
     "paper", max_new_tokens_of={"aime2025": 8192, "amc23": 8192}, system_prompt=PAPER_SYSTEM_PROMPT
 )
 PROTOCOLS = {
     "paper": _PAPER,
     "sampled": replace(_PAPER, name="sampled", samples=8, temperature=0.6, top_p=0.95),
+    "upstream": replace(_PAPER, name="upstream", grader="upstream"),
+    "upstream-sampled": replace(
+        _PAPER, name="upstream-sampled", samples=8, temperature=0.5, grader="upstream"
+    ),
     "quick": Protocol("quick", max_new_tokens=256),
 }
 

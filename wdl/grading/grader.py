@@ -29,7 +29,6 @@ Status = Literal["correct", "wrong", "cut_off", "could_not_grade"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 # Raised whenever the same answer may be graded differently than before.
 RULES_VERSION = 3
-WORKER = "wdl.grading.math_worker"
 START_LIMIT = 120.0  # seconds
 _OPTION = re.compile(r"(?<![\w$\\])([A-Z])\s*[).:]")
 _LETTER = re.compile(
@@ -140,6 +139,8 @@ class Grader(BaseGrader):
         limit: Seconds that one answer may take.
     """
 
+    worker_module = "wdl.grading.math_worker"
+
     def __init__(self, workers: int | None = None, limit: float = 10.0) -> None:
         self.limit = limit
         self._threads = ThreadPoolExecutor(workers or os.cpu_count() or 1)
@@ -211,23 +212,31 @@ class Grader(BaseGrader):
             ChildFailure: The worker did not start, died, took too long or could not read a
                 reference.
         """
+        return self._ask({"answer": answer, "references": list(references)})["equal"]
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        """What a worker responds.
+
+        Raises:
+            ChildFailure: It did not start, died, took too long or reports an error.
+        """
         worker = self._worker()
         try:
-            worker.send({"answer": answer, "references": list(references)})
-            response = worker.receive(self.limit)
+            worker.send(message)
+            response: dict[str, Any] = worker.receive(self.limit)
         except BaseException:
             worker.close()
             raise
         self._idle.put(worker)
         if "error" in response:
             raise ChildFailure(response["error"])
-        return response["equal"]
+        return response
 
     def _worker(self) -> Child:
         """One that is idle, or a new one that has loaded all, which does not count as grading."""
         with suppress(Empty):
             return self._idle.get_nowait()
-        worker = Child([sys.executable, "-m", WORKER])
+        worker = Child([sys.executable, "-m", self.worker_module])
         try:
             worker.receive(START_LIMIT)
         except ChildFailure:
