@@ -19,6 +19,8 @@ def test_the_papers_sets_are_there_with_their_sizes() -> None:
         "gsm8k": 1319,
         "mawps": 238,
         "svamp": 1000,
+        "logiqa2": 1572,
+        "reclor": 500,
         "arithmetic": None,
     }
 

@@ -57,7 +57,7 @@ def evaluate(
         model: Hugging Face model folders, or names on the hub, separated by commas. Results are
             filed under the folder's name; LABEL=FOLDER chooses another label.
         benchmarks: Names separated by commas: aime2025, amc23, math500, aqua, gsm8k, mawps, svamp,
-            arithmetic, or YAML files that define others.
+            logiqa2, reclor, arithmetic, or YAML files that define others.
         out: Folder for summary.json and all answers.
         data: The benchmark's problems as .json, .jsonl or .parquet; NAME=FILE[,NAME=FILE...] for
             several benchmarks. Those without a file come from the hub.

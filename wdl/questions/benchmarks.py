@@ -1,7 +1,7 @@
 """The sets of problems that models are graded on.
 
-The paper's seven maths sets, the embedded default's arithmetic, and your own: YAML files with the
-fields of :class:`Benchmark`.
+The paper's seven maths sets, two of logic, the embedded default's arithmetic, and your own: YAML
+files with the fields of :class:`Benchmark`.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,9 @@ class Benchmark:
         split: Split of the set on the hub.
         examples: File of worked examples, which protocols with ``shots`` show; as ``path``.
         examples_split: Split of the set on the hub that holds them, if there is no file.
+        repeats: Whether the set, as it was published, has ids and options that occur twice. Then a
+            second row of an id gets "-2" behind it, and equal options stay; otherwise both are
+            refused.
         grader: ``class_path`` and ``init_args`` of a grader of your own; null for the rules of
             this project.
     """
@@ -44,11 +47,14 @@ class Benchmark:
     split: str = "test"
     examples: InputPath | None = None
     examples_split: str | None = None
+    repeats: bool = False
     grader: BaseGrader | None = None
 
 
 # Rounded references are common in sets of word problems.
 _word_problems = partial(Benchmark, kind="number", tolerance=1e-3)
+# Four ids and seven options of its test set occur twice.
+_logiqa = partial(Benchmark, kind="letter", repeats=True)
 _AIME = ("AIME2025-I", "AIME2025-II")
 
 BENCHMARKS = {
@@ -68,6 +74,9 @@ BENCHMARKS = {
         ),
         _word_problems("mawps", rows=238),
         _word_problems("svamp", rows=1000, hub="ChilleD/SVAMP", split="train+test"),
+        _logiqa("logiqa2", rows=1572, hub="baber/logiqa2", configs=("logiqa2",)),
+        # the test split has no public answers
+        Benchmark("reclor", "letter", rows=500, hub="tasksource/reclor", split="validation"),
         Benchmark("arithmetic", "number"),
     )
 }

@@ -4,8 +4,10 @@
     "choices": ["21", "34"]              MMLU; also a text, "A) 21 B) 34"
     "options": {"A": "21", "B": "34"}
     "choices": {"text": ["21", "34"], "label": ["1", "2"]}      ARC
+    "answers": ["21", "34"], "label": 1                         ReClor
 
-The answer is a letter, a label, an index counted from 0, or the text of an option.
+The answer is a letter, a label, an index counted from 0, or the text of an option. Without a label,
+"answers" are no options: in other sets they are ways to write the right answer.
 """
 
 import re
@@ -18,10 +20,20 @@ from wdl.grading.grader import parse_choices
 KEYS = ("options", "choices")
 ANSWERS = ("answerKey", "correct", "answer", "Answer", "ans", "label")
 _LETTERED = re.compile(r"\(?([A-Z])\s*[).:]")
+_LETTERED_LINE = re.compile(r"\s*\n\s*(?=\(?[A-Z]\s*\))")
 
 
-def choices(row: dict[str, Any]) -> tuple[str, str] | None:
+def has_options(row: dict[str, Any]) -> bool:
+    """Whether a row is multiple choice."""
+    return any(row.get(key) for key in KEYS) or _is_reclor(row)
+
+
+def choices(row: dict[str, Any], repeats: bool = False) -> tuple[str, str] | None:
     """The options as lines, each with its letter, and the letter of the right one.
+
+    Args:
+        row: With or without options.
+        repeats: Whether an option may occur twice.
 
     Returns:
         None if the row has no options.
@@ -30,6 +42,8 @@ def choices(row: dict[str, Any]) -> tuple[str, str] | None:
         RowError: They cannot be told apart, or the answer is not exactly one of them.
     """
     given = [key for key in KEYS if row.get(key) is not None]
+    if not given and _is_reclor(row):
+        row, given = _labelled(row), ["answers"]
     if not given:
         return None
     if len(given) > 1:
@@ -37,7 +51,7 @@ def choices(row: dict[str, Any]) -> tuple[str, str] | None:
     labels, texts = _read(row[given[0]], given[0])
     if len(texts) < 2 or len(texts) > len(ascii_uppercase):
         raise RowError(f"{given[0]!r} has {len(texts)} options; give 2 to {len(ascii_uppercase)}")
-    if len(set(texts)) < len(texts):
+    if not repeats and len(set(texts)) < len(texts):
         raise RowError(f"{given[0]!r} gives an option twice; drop one")
     letters = ascii_uppercase[: len(texts)]
     marks = [mark[1] if (mark := _LETTERED.match(text)) else None for text in texts]
@@ -45,6 +59,23 @@ def choices(row: dict[str, Any]) -> tuple[str, str] | None:
     lines = texts if lettered else [f"{x}) {text}" for x, text in zip(letters, texts, strict=True)]
     plain = [_LETTERED.sub("", text, 1).strip() if lettered else text for text in texts]
     return "\n".join(lines), letters[_right(row, labels or list(letters), plain)]
+
+
+def _is_reclor(row: dict[str, Any]) -> bool:
+    is_listed = isinstance(row.get("answers"), list)
+    return is_listed and "answer" not in row and bool({"label", "id_string"} & row.keys())
+
+
+def _labelled(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of ReClor with its label, which copies of the set write as text, as a number."""
+    label = row.get("label", "")
+    if str(label).strip() in ("", "-1"):
+        raise RowError(
+            "the row has no label: the answers of ReClor's test split are not public; use the "
+            "validation split"
+        )
+    is_index = isinstance(label, str) and label.strip().isdecimal()
+    return {**row, "label": int(label) if is_index else label}
 
 
 def _read(value: Any, key: str) -> tuple[list[str], list[str]]:
@@ -61,7 +92,8 @@ def _read(value: Any, key: str) -> tuple[list[str], list[str]]:
         raise RowError(f"{key!r} must be a list, an object or a text of lettered options")
     if any(not isinstance(one, str | int | float) or isinstance(one, bool) for one in value):
         raise RowError(f"{key!r} holds an option that is neither text nor number; mend it")
-    texts = [str(one).strip() for one in value]
+    # A line in an option that looks like the next option would be read as that.
+    texts = [_LETTERED_LINE.sub(" ", str(one).strip()) for one in value]
     if not all(texts):
         raise RowError(f"{key!r} holds an empty option; fill it in or drop the row")
     return [str(label).strip() for label in labels], texts

@@ -9,15 +9,18 @@ A file is JSON, JSON Lines (also .zst) or Parquet, in any of the schemas of the 
     {"prompt", "reward_model": {"ground_truth"}}
     {"question", "options", "correct"}         multiple choice, see :mod:`wdl.questions.choices`
     {"Body", "Question", "Answer"}             SVAMP's own
+    {"text", "question", "options", "answer"}  LogiQA 2.0
+    {"context", "question", "answers", "label"}    ReClor
 
-each with an optional "id", and with pictures as :mod:`wdl.data.images` says.
+each with an optional "id", and with pictures as :mod:`wdl.data.images` says. A context, passage,
+article, paragraph or story, and a text beside options, stands before the question.
 """
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ from wdl.questions.choices import choices
 QUESTION_KEYS = ("question", "instruction", "problem", "original_text", "prompt", "Question")
 ANSWER_KEYS = ("answer", "ans", "correct", "Answer")
 SOLUTION_KEYS = ("solution", "output")
+ID_KEYS = ("id", "unique_id", "id_string")
+CONTEXT_KEYS = ("context", "passage", "article", "paragraph", "story")
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,11 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     for line, row in benchmark_rows(benchmark, file, faults):
         try:
             folder = None if file is None else file.parent
-            problem = parse_problem(row, default_id=str(len(problems)), folder=folder)
+            problem = parse_problem(row, str(len(problems)), folder, benchmark.repeats)
             if benchmark.kind == "letter" and not re.fullmatch("[A-Za-z]", problem.reference):
                 raise RowError(f"the answer is {problem.reference!r}; a choice is one letter")
+            if benchmark.repeats:
+                problem = replace(problem, id=_unused(problem.id, problems))
             if problem.id in problems:
                 raise RowError(f"id {problem.id!r} occurs twice; make it unique or drop it")
         except RowError as fault:
@@ -84,13 +91,22 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     return list(problems.values())
 
 
-def parse_problem(row: Any, default_id: str, folder: Path | None = None) -> Problem:
+def _unused(name: str, names: Container[str]) -> str:
+    """The name, or "name-2", "name-3" and so on, whichever is the first that is not taken."""
+    numbered = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(one for one in numbered if one not in names)
+
+
+def parse_problem(
+    row: Any, default_id: str, folder: Path | None = None, repeats: bool = False
+) -> Problem:
     """One row of any schema as a problem.
 
     Args:
         row: The row.
         default_id: Of a row that has none.
         folder: What paths of pictures are relative to.
+        repeats: Whether an option may occur twice.
 
     Raises:
         RowError: The row fits no schema, a field is empty, or a picture is not there.
@@ -99,10 +115,11 @@ def parse_problem(row: Any, default_id: str, folder: Path | None = None) -> Prob
         raise RowError("a row is an object with a question and an answer; write {...}")
     row, images = take_images(row)
     row = {key: value for key, value in row.items() if value is not None}
-    identity = row.get("id", row.get("unique_id", default_id))
+    identity = next((row[key] for key in ID_KEYS if key in row), default_id)
     if not isinstance(identity, str | int) or isinstance(identity, bool):
         raise RowError("'id' is neither text nor number; mend it or drop it")
-    question, options = _question(row), choices(row)
+    options = choices(row, repeats)
+    question = _question(row, has_options=options is not None)
     reference = _reference(row) if options is None else options[1]
     if options is not None:
         question = f"{question}\n\n{options[0]}"
@@ -114,16 +131,34 @@ def parse_problem(row: Any, default_id: str, folder: Path | None = None) -> Prob
     return Problem(str(identity), question, reference, files, item)
 
 
-def _question(row: dict[str, Any]) -> str:
+def _question(row: dict[str, Any], has_options: bool) -> str:
     key = next((key for key in QUESTION_KEYS if row.get(key)), None)
     if key is None:
         raise RowError(f"the row has no question; give one of {', '.join(QUESTION_KEYS)}")
     text = _user_message(row[key]) if isinstance(row[key], list) else row[key]
-    parts = {"Body": row.get("Body", ""), key: text, "input": row.get("input", "")}
+    context = _context(row, text, has_options)
+    parts = {**context, "Body": row.get("Body", ""), key: text, "input": row.get("input", "")}
     for name, part in parts.items():
         if not isinstance(part, str):
             raise RowError(f"{name!r} is {part!r}; give it a text")
     return "\n\n".join(part.strip() for part in parts.values() if part.strip())
+
+
+def _context(row: dict[str, Any], question: Any, has_options: bool) -> dict[str, Any]:
+    """What the question is about, under its key."""
+    found = {key: row[key] for key in CONTEXT_KEYS if row.get(key)}
+    text = row.get("text")
+    # Sets to train on have a column "text" that is the whole row, formatted.
+    if text and not (isinstance(text, str) and isinstance(question, str) and question in text):
+        if not has_options:
+            raise RowError(
+                "'text' may belong to the question, or give its answer away; call it 'context' or "
+                "drop it"
+            )
+        found["text"] = text
+    if len(found) > 1:
+        raise RowError(f"the row has both {' and '.join(found)}; keep one")
+    return found
 
 
 def _user_message(messages: Any) -> str:

@@ -21,7 +21,7 @@ from wdl.data.schemas import SYSTEMS, encodable
 from wdl.errors import UserError
 from wdl.grading.grader import Kind, parse_choices
 from wdl.grading.plain_numbers import parse_number
-from wdl.questions.choices import KEYS as OPTIONS
+from wdl.questions.choices import has_options
 from wdl.questions.problems import parse_problem
 from wdl.rounds.attempts import Attempt
 
@@ -161,7 +161,7 @@ def refuse_strangers(
 
 def _text(row: Any, folder: Path) -> Question:
     """A row of any file of problems, which needs no answer unless it has options."""
-    if isinstance(row, dict) and not any(row.get(key) for key in OPTIONS):
+    if isinstance(row, dict) and not has_options(row):
         row = {**row, "answer": "none is needed"}
     problem = parse_problem(row, "", folder)
     text = encodable(problem.question, "the question")
