@@ -18,7 +18,7 @@ from wdl.cli import main
 
 DOCS = Path(__file__).parent
 TINY = DOCS.parent / "configs" / "tiny"
-SIZE = (1180, 1190)
+SIZE = (1180, 1440)
 COLOURS = 128
 
 
