@@ -18,10 +18,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
+
 from wdl.callbacks.control import CONTROL, starting_points, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
-
 from wdl.config.parser import check_syntax
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.planned import PlannedDataModule

@@ -164,6 +164,11 @@ def test_a_wheel_carries_the_configurations(wheel: Path) -> None:
     assert packaged == shipped
 
 
+def test_a_wheel_carries_the_page_of_results(wheel: Path) -> None:
+    page = Path("wdl/evaluation/page.html")
+    assert (wheel / page).read_bytes() == (REPOSITORY / page).read_bytes()
+
+
 def test_a_wheel_alone_runs_the_main_job(wheel: Path, tmp_path: Path) -> None:
     flags = ["--trainer.max_steps", "1", "--evaluation.benchmark", "null"]
     flags += ["--evaluation.sft_control", "false", "--data.selection.weights", "uniform"]

@@ -137,6 +137,25 @@ def test_a_plot_stands_beside_the_result() -> None:
     assert Path("out.svg").read_bytes() == picture
     with pytest.raises(UserError, match=r"the plot would take its place"):
         compare(["a", "b"], out="out.svg")
+    with pytest.raises(UserError, match=r"the page would take its place"):
+        compare(["a", "b"], out="out.html")
+
+
+def test_no_number_is_cut_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    benchmark = "Q" * 60
+    write("a", [1] * 2000 + [0] * 8000, benchmark=benchmark)
+    write("b", [0] * 2000 + [1] * 2200 + [0] * 5800, benchmark=benchmark)
+    compare(["a", "b"])
+    printed = capsys.readouterr().out
+    (row,) = compared("a", "b")["benchmarks"].values()
+    low, high = row["interval"]
+    numbers = f"+2.0% {100 * low:+.1f} – {high:+.1%} 2200 2000 {row['p_value']:.3g}"
+    assert numbers in " ".join(printed.split())
+    assert "…" not in printed and max(map(len, printed.splitlines())) <= 80
+    assert printed.count("Q") >= 60
 
 
 LINE = '{"id": "p1", "sample": 0, "status": "correct"}'

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from wdl.evaluation.report import summarise
+from wdl.evaluation.report import print_results, summarise
 
 
 def answer(problem: str, status: str, stated: str | None = None, **more: Any) -> dict[str, Any]:
@@ -85,3 +85,19 @@ def test_interval_counts_problems_and_not_answers() -> None:
     # of one among two: 1 - (1 - p)^2 = 0.025
     low = 1 - 0.975**0.5
     assert summarise(rows)["interval"] == pytest.approx((low, 1 - low), abs=1e-7)
+
+
+def test_no_number_is_cut_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = {"accuracy": 1, "interval": [0.995, 1], "correct": 10_000, "answers": 10_000}
+    found |= {"cut_off": 10_000, "could_not_grade": 10_000}
+    protocol = {"name": "paper", "version": 1}
+    models = {"Q" * 60: {"Z" * 60: {"results": found}}}
+    print_results({"protocol": protocol, "models": models})
+    printed = capsys.readouterr().out
+    assert "100.0% 99.5–100.0% 10000/10000 10000 10000" in " ".join(printed.split())
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    assert (printed.count("Q"), printed.count("Z")) == (60, 60)

@@ -52,7 +52,7 @@ def test_writes_summary_answers_and_views(
 ) -> None:
     main(command(pair, data, protocol, "out"))
     assert set(contents(Path("out"))) == {
-        *("summary.json", "summary.csv", "summary.svg"),
+        *("summary.json", "summary.csv", "summary.svg", "report.html"),
         *("strong/arithmetic.json", "strong/arithmetic.jsonl"),
         *("weak/arithmetic.json", "weak/arithmetic.jsonl"),
     }

@@ -7,11 +7,13 @@ with the first. All must have answered the same problems under the same protocol
 same way.
 """
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from wdl.errors import UserError
 from wdl.evaluation.graded import MAKE_AGAIN, Graded, read_graded
+from wdl.evaluation.page import Results, write_page
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
 
@@ -24,6 +26,7 @@ MUST_AGREE = {
 OUTCOME = ("difference", "p_value")
 MAY_DIFFER = {"prompt_sha256": "prompts (another tokenizer or template)", "engine": "engine"}
 SIGNIFICANT = 0.05
+BESIDE = {".svg": "plot", ".html": "page"}
 
 
 def compare(models: list[str], out: str | None = None) -> None:
@@ -36,12 +39,13 @@ def compare(models: list[str], out: str | None = None) -> None:
     Args:
         models: Folders OUT/MODEL of evaluations, the same or others; the first is the one to beat.
         out: File for the result as JSON, with the problems that were gained and lost; a plot of the
-            differences is written beside it as SVG.
+            differences is written beside it as SVG, and all answers to look through as HTML.
     """
     if len(models) < 2:
         raise UserError("compare: give two folders or more, the model to beat first")
-    if out is not None and Path(out).suffix == ".svg":
-        raise UserError(f"--out {out}: the plot would take its place; give a .json file")
+    if out is not None and Path(out).suffix in BESIDE:
+        beside = BESIDE[Path(out).suffix]
+        raise UserError(f"--out {out}: the {beside} would take its place; give a .json file")
     graded = {model: read_graded(Path(model)) for model in models}
     a, *others = models
     compared = [_compare(a, b, graded[a], graded[b]) for b in others]
@@ -51,6 +55,7 @@ def compare(models: list[str], out: str | None = None) -> None:
         from wdl.evaluation.figures import write_comparison
 
         write_comparison(compared, Path(out).with_suffix(".svg"))
+        write_page(_results(graded, compared), Path(out).with_suffix(".html"))
     for comparison in compared:
         _print(comparison)
     leave_outcome(
@@ -62,6 +67,35 @@ def compare(models: list[str], out: str | None = None) -> None:
             for key in OUTCOME
         },
     )
+
+
+def compare_with_first(
+    folders: Mapping[str, Path], names: Collection[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What ``wdl compare`` says of the models, and why it does not of those that it refuses.
+
+    Args:
+        folders: OUT/MODEL by label, the model to beat first.
+        names: The benchmarks to look at.
+    """
+    compared: list[dict[str, Any]] = []
+    refused: list[str] = []
+    a, *others = folders or [""]
+    for b in others:
+        try:
+            first, second = (read_graded(folders[model], names) for model in (a, b))
+            compared.append(_compare(a, b, first, second))
+        except UserError as error:
+            refused += [f"{b} is not compared with {a}: {fault}" for fault in error.faults]
+    return compared, refused
+
+
+def _results(graded: dict[str, dict[str, Graded]], compared: list[dict[str, Any]]) -> Results:
+    records = {
+        model: {n: {"results": one.results, "inputs": one.inputs} for n, one in of_model.items()}
+        for model, of_model in graded.items()
+    }
+    return Results({model: Path(model) for model in graded}, records, compared)
 
 
 def _compare(a: str, b: str, first: dict[str, Graded], second: dict[str, Graded]) -> dict[str, Any]:
@@ -164,7 +198,10 @@ def _print(result: dict[str, Any]) -> None:
     for number, column in enumerate(
         ("benchmark", "A", "B", "B - A", "95 %", "gained", "lost", "p", "p Holm")
     ):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        if number:
+            table.add_column(column, justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
     names = {"overall": "all problems", "macro": "all benchmarks"}
     overall = {name: result[key] for key, name in names.items() if key in result}
     for name, row in (result["benchmarks"] | overall).items():

@@ -1,6 +1,7 @@
 """Graded answers read back from the folder OUT/MODEL of an evaluation, every row looked at."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ class Graded:
 
     file: Path
     inputs: dict[str, Any]
+    results: dict[str, Any]
     samples: int
     scores: dict[str, float]
 
 
-def read_graded(folder: Path) -> dict[str, Graded]:
-    """The results of a model by benchmark.
+def read_graded(folder: Path, names: Collection[str] | None = None) -> dict[str, Graded]:
+    """The results of a model by benchmark; of those with ``names`` alone, if given.
 
     Raises:
         UserError: The folder holds no results, or broken ones; one line per fault, with its file
@@ -33,6 +35,8 @@ def read_graded(folder: Path) -> dict[str, Graded]:
     graded: dict[str, Graded] = {}
     faults: list[str] = []
     for file in sorted(folder.glob("*.json")):
+        if names is not None and file.stem not in names:
+            continue
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
             if not (isinstance(record, dict) and "inputs" in record):
@@ -55,7 +59,7 @@ def read_graded(folder: Path) -> dict[str, Graded]:
         if len(right) != expected:
             faults.append(f"{answers}: {len(right)} problems, not {expected}; {MAKE_AGAIN}")
         scores = {problem: sum(rows.values()) / len(rows) for problem, rows in right.items()}
-        graded[file.stem] = Graded(answers, inputs, samples, scores)
+        graded[file.stem] = Graded(answers, inputs, record["results"], samples, scores)
     if faults:
         raise UserError(*faults)
     if not graded:

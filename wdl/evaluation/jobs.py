@@ -147,6 +147,7 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
             "finish_reason": entry["finish_reason"],
             "new_tokens": entry["new_tokens"],
             "completion": entry["completion"],
+            **({"images": list(problem.images)} if problem.images else {}),
             **({} if problem.item is None else {"item": problem.item}),
         }
         for problem, entry, grade in zip(asked, entries, grades_by(grader, tasks), strict=True)

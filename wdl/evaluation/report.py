@@ -75,7 +75,10 @@ def print_results(summary: dict[str, Any]) -> None:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     columns = ("model", "benchmark", "accuracy", "95 %", "correct", "cut off", "ungraded")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+        if number < 2:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
     for label, benchmarks in summary["models"].items():
         for benchmark, record in benchmarks.items():
             found = record["results"]

@@ -9,6 +9,7 @@ writes
 
     OUT/summary.json                   accuracy of every model on every benchmark, and all that
                                        decided about it; summary.csv and summary.svg are views
+    OUT/report.html                    all of it to look through in a browser
     OUT/MODEL/BENCHMARK.jsonl          every answer with its grade
     OUT/MODEL/BENCHMARK.json           the part of the summary on these answers
     OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
@@ -80,8 +81,10 @@ def evaluate(
         cache: File of answers that runs share, created if it is not there: what any of them has
             generated, by the same weights, engine and settings, is not generated again.
     """
+    from wdl.evaluation.compare import compare_with_first
     from wdl.evaluation.figures import write_accuracies
     from wdl.evaluation.jobs import prepare, run_jobs
+    from wdl.evaluation.page import Results, write_page
     from wdl.evaluation.views import write_csv
     from wdl.generation.cache import AnswerCache
     from wdl.generation.engines import find_engine  # imports torch
@@ -118,6 +121,10 @@ def evaluate(
     write_json(Path(out) / "summary.json", summary | ({"failures": failures} if failures else {}))
     write_csv(summary, Path(out) / "summary.csv")
     write_accuracies(summary, Path(out) / "summary.svg")
+    folders = {label: Path(out) / label for label in results}
+    compared, notes = compare_with_first(folders, [one.benchmark.name for one in sets])
+    notes += [f"{label}: the engine failed ({why})" for label, why in failures.items()]
+    write_page(Results(folders, results, compared, notes), Path(out) / "report.html")
     print_results(summary)
     for note in _partial(sets, chosen):
         print(note)
@@ -128,7 +135,7 @@ def evaluate(
     }
     answers = sum(result["answers"] for result in found.values())
     leave_outcome({"answers": answers}, {name: one["accuracy"] for name, one in found.items()})
-    print(f"all answers: {out}")
+    print(f"all answers: {out}\nto look through: {Path(out) / 'report.html'}")
     if failures:
         go_on = "finished answers are kept, the same command goes on from there"
         failed = (f"{label}: the engine failed ({why}); {go_on}" for label, why in failures.items())
