@@ -30,6 +30,7 @@ from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.child import ChildFailure
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
+from wdl.system.sandbox import SandboxOptions
 
 
 def evaluate(
@@ -41,6 +42,7 @@ def evaluate(
     engine: EngineName = TRANSFORMERS,
     vllm: VllmOptions = VllmOptions(),  # noqa: B008 (frozen)
     regrade: bool = False,
+    sandbox: SandboxOptions = SandboxOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Grade the answers of one or more models on benchmarks.
 
@@ -50,7 +52,7 @@ def evaluate(
         model: Hugging Face model folders, or names on the hub, separated by commas. Results are
             filed under the folder's name; LABEL=FOLDER chooses another label.
         benchmarks: Names separated by commas: aime2025, amc23, math500, aqua, gsm8k, mawps, svamp,
-            arithmetic, or YAML files that define others.
+            arithmetic, sets of programs (see ``sandbox``), or YAML files that define others.
         out: Folder for summary.json and all answers.
         data: The benchmark's problems as .json, .jsonl or .parquet; NAME=FILE[,NAME=FILE...] for
             several benchmarks. Those without a file come from the hub.
@@ -61,15 +63,20 @@ def evaluate(
         vllm: Where vLLM is and what it may use.
         regrade: Judge the answers in ``out`` again where the grading rules have changed since;
             nothing is generated again.
+        sandbox: How programs that answer the problems of humaneval, humanevalplus, mbpp, mbppplus,
+            bigcodebench or livecodebench are run.
     """
+    from wdl.evaluation.code import prepare_code
     from wdl.evaluation.figures import write_accuracies
     from wdl.evaluation.jobs import prepare, run_jobs
     from wdl.evaluation.views import write_csv
     from wdl.generation.engines import find_engine  # imports torch
+    from wdl.grading.code import CodeGrader
 
     chosen = find_protocol(protocol)
     models = parse_models(model)
     sets = load_data(find_benchmarks(benchmarks), data)
+    runs_code = prepare_code(sets, sandbox)
     make = find_engine(engine, vllm)
     engines, jobs, faults = {}, {}, list[str]()
     for label, source in models.items():
@@ -85,12 +92,15 @@ def evaluate(
     failures: dict[str, str] = {}
     with ExitStack() as stack:
         grader = stack.enter_context(Grader())
+        code_grader = stack.enter_context(CodeGrader(runs_code)) if runs_code else None
         for own in (one.benchmark.grader for one in sets if one.benchmark.grader is not None):
             stack.enter_context(own)
         for label in models:
             try:
                 results[label] = run_jobs(
-                    jobs[label], engines[label], described[label], Path(out), grader, regrade
+                    *(jobs[label], engines[label], described[label], Path(out), grader),
+                    regrade,
+                    code_grader,
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)

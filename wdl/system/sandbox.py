@@ -4,9 +4,9 @@ By bubblewrap a program has namespaces of its own (processes, network, mounts, I
 the operating system's libraries, the interpreter and its packages read-only and nothing else, has
 no capabilities, no environment, and an empty folder in memory, which is its home. It runs as a user
 that owns nothing: with root's rights for this process, as one that exists for this run alone, or
-else in a user namespace. Limits bind each process (address space, CPU, file size, open files), their
-number, their memory together, what they write, and the time of all. When the first process ends,
-or the time is over, the namespace goes with all that is in it.
+else in a user namespace. Limits bind each process (address space, CPU, file size, open files), how
+many there are, their memory together, what they write, and the time of all. When the first process
+ends, or the time is over, the namespace goes with all that is in it.
 
 Not covered: faults of the kernel itself, what a program learns by measuring time, and kernel memory
 behind many empty files or unmapped shared memory, which lasts as long as the run. ``plain`` has
@@ -106,7 +106,7 @@ class Ran:
 class Sandbox:
     """Runs programs; safe to use from several threads."""
 
-    def __init__(self, kind: SandboxKind = "bubblewrap", limits: Limits = Limits()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, kind: SandboxKind = "bubblewrap", limits: Limits = Limits()) -> None:
         self.kind = kind
         self.limits = limits
         self._start = Path(__file__).with_name("sandbox_start.py").read_text(encoding="utf-8")
@@ -190,12 +190,13 @@ class Sandbox:
         else:
             apart += ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
         visible = list(dict.fromkeys([*_PATHS, sys.base_prefix, *_packages()]))
-        shown: list[str] = []
+        above = {str(folder) for path in visible for folder in Path(path).parents}
+        shown = [part for one in sorted(above) for part in ("--perms", "0755", "--dir", one)]
         for path in visible:
-            link = os.path.islink(path) and path in _PATHS
-            shown += (
-                ["--symlink", os.readlink(path), path] if link else ["--ro-bind-try", path, path]
-            )
+            if path in _PATHS and os.path.islink(path):
+                shown += ["--symlink", os.readlink(path), path]
+            else:
+                shown += ["--ro-bind-try", path, path]
         own = ["--perms", "1777", "--size", str(self.limits.files), "--tmpfs"]
         # before what is shown, which may lie in /tmp
         fresh = ["--proc", "/proc", "--dev", "/dev", *own, "/dev/shm", *own, "/tmp"]
@@ -230,6 +231,7 @@ class _Run:
         later: bytes,
     ) -> None:
         self._process, self._limits, self._later = process, limits, later
+        self._mine, self._is_told = mine, False
         assert process.stdin and process.stdout and process.stderr
         self._report, self._told = mine
         self._input = process.stdin.fileno()
@@ -319,6 +321,7 @@ class _Run:
         if later:
             self._sent[self._told] = memoryview(later)
             self._selector.register(self._told, selectors.EVENT_WRITE)
+            self._is_told = True
 
     def _write(self, descriptor: int) -> None:
         rest = self._sent[descriptor]
@@ -328,6 +331,9 @@ class _Run:
             self._sent[descriptor] = memoryview(b"")
         if not self._sent[descriptor]:
             self._selector.unregister(descriptor)
+            if descriptor == self._told and self._is_told:
+                self._mine.remove(self._told)  # closed: there is no more to come
+                os.close(self._told)
             if descriptor == self._input:
                 with suppress(OSError):
                     self._process.stdin.close()  # type: ignore[union-attr]
