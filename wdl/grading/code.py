@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wdl.grading.code_answers import find_code
-from wdl.grading.code_tests import tests_of
+from wdl.grading.code_tests import read_tests
 from wdl.grading.grader import BaseGrader, Grade, Status, Task
 from wdl.system.child import ChildFailure
 from wdl.system.sandbox import Ran, Sandbox
@@ -53,7 +53,7 @@ class CodeGrader(BaseGrader):
         self._threads.shutdown()
 
     def _grade(self, task: Task) -> Grade:
-        tests = tests_of(task.tests)
+        tests = read_tests(task.tests)
         code = find_code(
             task.completion, task.complete, task.thinking, tests["entry"], tests["prompt"]
         )
@@ -68,7 +68,8 @@ class CodeGrader(BaseGrader):
 
     def _judge(self, code: str, tests: dict[str, Any]) -> tuple[Status, str]:
         if tests["style"] == "stdin":
-            return self._judge_inputs(code, tests["tests"])
+            program = code if "__future__" in code else tests["before"] + code
+            return self._judge_inputs(program, tests["tests"])
         if tests["style"] == "call":
             return self._judge_calls(code, tests)
         token = secrets.token_hex(16)

@@ -13,7 +13,7 @@ from wdl.data.rows import RowError
 _LARGEST = 1 << 30  # bytes of the tests of one problem, unpacked
 
 
-def tests_of(text: str) -> dict[str, Any]:
+def read_tests(text: str) -> dict[str, Any]:
     """The tests of a problem.
 
     Returns:

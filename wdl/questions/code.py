@@ -9,7 +9,7 @@
 
 each with its ``task_id`` or ``question_id``. The reference of such a problem says which tests it
 has, by their digest; the tests themselves are JSON beside it, with the keys of
-:func:`wdl.grading.code_tests.tests_of`.
+:func:`wdl.grading.code_tests.read_tests`.
 """
 
 import ast
@@ -31,6 +31,18 @@ _STARTED = "{}\n\nUse this beginning:\n\n```python\n{}\n```\n\n" + _WHOLE
 _READS = (
     "{}\n\nWrite a Python program that reads from standard input and prints to standard output. "
 ) + _WHOLE
+# What the sites that LiveCodeBench's problems come from import before every program.
+_USUAL = """\
+import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string, sys
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from typing import *
+sys.setrecursionlimit(50_000)
+"""
 
 
 def code_problem(row: Any) -> tuple[str, str, str, str]:
@@ -78,8 +90,10 @@ def _basic(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     hidden = row.get("challenge_test_list", [])
     if not isinstance(hidden, list) or not all(isinstance(one, str) for one in hidden):
         raise RowError("'challenge_test_list' must be a list of assertions")
-    imports = row.get("test_imports", [])
-    setup = "\n".join([*imports, row.get("test_setup_code", "")])
+    imports, begun = row.get("test_imports", []), row.get("test_setup_code", "")
+    if not isinstance(imports, list) or not all(isinstance(one, str) for one in [*imports, begun]):
+        raise RowError("'test_imports' must be a list of lines, and 'test_setup_code' a text")
+    setup = "\n".join([*imports, begun])
     run = [_text(row, "test")] if "test" in row else shown
     for test in [setup, *run, *hidden]:
         _parsed(test, "test_list")
@@ -124,7 +138,7 @@ def _live(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if len(kinds) != 1:
         raise RowError(f"the tests must be of one testtype, not {len(kinds)}; mend the test cases")
     # kept as they came, which is a tenth of what they unpack to
-    tests = {"before": "", "prompt": "", "tests": json.dumps([public, private])}
+    tests = {"before": _USUAL, "prompt": "", "tests": json.dumps([public, private])}
     if kinds == {"stdin"}:
         return _READS.format(question.strip()), {"style": "stdin", "entry": "", **tests}
     name = _loaded(row.get("metadata", "{}"), "metadata").get("func_name")
