@@ -27,6 +27,7 @@ from wdl.config.paths import InputPath, ModelSource
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
+from wdl.evaluation.code import prepare_code
 from wdl.evaluation.jobs import prepare
 from wdl.evaluation.sources import Sources, load_data
 from wdl.evaluation.views import write_tensorboard
@@ -37,6 +38,7 @@ from wdl.metrics.dynamics import DYNAMICS
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
+from wdl.system.sandbox import SandboxOptions
 from wdl.training.export import write_strong
 from wdl.training.pair import Pair
 from wdl.training.run_folder import RunFolder
@@ -126,6 +128,7 @@ class Evaluation(Callback):
             sets = load_data(find_benchmarks(self.benchmark), self.data)
             engine = find_engine(self.engine, self.vllm)(strong)
             prepare("model.strong", engine, sets, protocol)
+            prepare_code(sets, SandboxOptions())
         except UserError as error:
             faults = [f"evaluation: {fault}" for fault in error.faults]
             raise UserError(*faults, total=error.total) from error

@@ -99,7 +99,8 @@ SETS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     ),
     "functional": (
         CALLS,
-        "class Solution:\n    def mark(self, xs: List[int], sign):\n        return [sign, *sorted(xs)]",
+        "class Solution:\n    def mark(self, xs: List[int], sign):\n"
+        "        return [sign, *sorted(xs)] if pow(2, 3, 5) == 3 else 0",
         ["class Solution:\n    def mark(self, xs, sign):\n        return [sign, *xs]"],
     ),
 }

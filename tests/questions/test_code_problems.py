@@ -19,7 +19,12 @@ from wdl.questions.benchmarks import Benchmark
 from wdl.questions.code import code_problem
 from wdl.questions.problems import load_problems
 
-ROWS = {"humaneval": HUMAN, "mbpp": BASIC, "sanitized": SANITIZED, "mbppplus": PLUS}
+ROWS: dict[str, dict[str, Any]] = {
+    "humaneval": HUMAN,
+    "mbpp": BASIC,
+    "sanitized": SANITIZED,
+    "mbppplus": PLUS,
+}
 ROWS |= {"bigcodebench": BIG, "stdin": READS, "functional": CALLS}
 
 

@@ -33,7 +33,8 @@ _READS = (
 ) + _WHOLE
 # What the sites that LiveCodeBench's problems come from import before every program.
 _USUAL = """\
-import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string, sys
+import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string
+import sys
 from bisect import *
 from collections import *
 from functools import *
@@ -41,6 +42,7 @@ from heapq import *
 from itertools import *
 from math import *
 from typing import *
+from builtins import *
 sys.setrecursionlimit(50_000)
 """
 
