@@ -113,6 +113,17 @@ PATCHES = [
     "import unittest\nunittest.TestCase = object\ndef task_func(t): return 1",
     "import unittest\ndef task_func(t):\n    unittest.TestCase.assertEqual = lambda *a: None\n"
     "    return 1",
+    # the first test wants [], and passes; what is patched then undoes itself in the second
+    "import unittest\ndef task_func(t):\n    unittest.TestCase.assertEqual = lambda *a: None\n"
+    "    return []",
+    "import unittest\nreal = unittest.TestCase.assertEqual\ndef fake(*a):\n"
+    "    unittest.TestCase.assertEqual = real\ndef task_func(t):\n"
+    "    unittest.TestCase.assertEqual = fake\n    return []",
+    "import unittest\nreal = unittest.TestResult.addFailure\ndef fake(*a):\n"
+    "    unittest.TestResult.addFailure = real\nunittest.TestResult.addFailure = fake\n"
+    "def task_func(t):\n    unittest.TestResult.addFailure = fake\n    return []",
+    "import builtins\ndef task_func(t):\n    builtins.sorted = lambda *a: []\n"
+    "    return ['a', 'b'] if 'a' in t else []",
     "import unittest\ndef task_func(t):\n    raise unittest.SkipTest",
     "import unittest\nunittest.TestLoader.loadTestsFromTestCase = lambda *a: unittest.TestSuite()\n"
     "def task_func(t): return 1",
