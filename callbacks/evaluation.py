@@ -18,15 +18,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from torch.utils.tensorboard import SummaryWriter
-
 from wdl.callbacks.control import CONTROL, starting_points, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
+
 from wdl.config.parser import check_syntax
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
+from wdl.evaluation.code import prepare_code
 from wdl.evaluation.jobs import prepare
 from wdl.evaluation.sources import Sources, load_data
 from wdl.evaluation.views import write_tensorboard
@@ -37,6 +38,7 @@ from wdl.metrics.dynamics import DYNAMICS
 from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
+from wdl.system.sandbox import SandboxOptions
 from wdl.training.export import write_strong
 from wdl.training.pair import Pair
 from wdl.training.run_folder import RunFolder
@@ -129,6 +131,7 @@ class Evaluation(Callback):
             sets = load_data(find_benchmarks(self.benchmark), self.data, protocol.shots)
             engine = find_engine(self.engine, self.vllm)(strong)
             prepare("model.strong", engine, sets, protocol)
+            prepare_code(sets, SandboxOptions())
         except UserError as error:
             faults = [f"evaluation: {fault}" for fault in error.faults]
             raise UserError(*faults, total=error.total) from error

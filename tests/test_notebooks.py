@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from conftest import REPOSITORY, every_sample_once
 from nbclient import NotebookClient
-
 from wdl.callbacks.dynamics import BranchLogger
+
 from wdl.config.paths import ModelSource
 from wdl.training.weak_driven import Dynamics, WeakDrivenModule
 

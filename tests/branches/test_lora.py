@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from wdl.callbacks.export import StrongExport
 
 from wdl.branches import lora as lora_module
 from wdl.branches.loading import load_branch
 from wdl.branches.lora import FOLDER, Lora, is_adapter, merge_adapter
 from wdl.branches.whole_weights import gather_weights
-from wdl.callbacks.export import StrongExport
 from wdl.config.paths import InputPath, ModelSource
 from wdl.data.batches import Batch, collate, collate_pack
 from wdl.data.encoding import Encoded

@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import every_sample_once
-
 from wdl.callbacks.checkpoints import Checkpoints
+
 from wdl.config.paths import ModelSource
 from wdl.training.weak_driven import WeakDrivenModule
 

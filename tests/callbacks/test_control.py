@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from conftest import CONFIGS
-
 from wdl.callbacks.evaluation import Evaluation
+
 from wdl.config.paths import InputPath, ModelSource
 from wdl.errors import UserError
 

@@ -12,8 +12,8 @@ from dynamics_reference import reference
 from events import read_events, runs_seen
 from lightning.pytorch.loggers import CSVLogger, Logger
 from transformers import AutoModelForCausalLM
-
 from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
+
 from wdl.config.paths import ModelSource
 from wdl.constants import IGNORE_INDEX
 from wdl.data.batches import collate

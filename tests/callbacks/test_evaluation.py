@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
+
 from wdl.config.paths import InputPath, ModelSource
 from wdl.errors import UserError
 from wdl.evaluation.sources import Sources

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-
 from wdl.callbacks.export import StrongExport
+
 from wdl.config.paths import InputPath, ModelSource
 from wdl.errors import UserError
 from wdl.training.deepspeed import DeepSpeed

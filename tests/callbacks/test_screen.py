@@ -7,8 +7,8 @@ import lightning.pytorch as pl
 import pytest
 from conftest import every_sample_once
 from torch import Tensor
-
 from wdl.callbacks.screen import ValidationTable
+
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.batches import Batch
 from wdl.data.planned import PlannedDataModule

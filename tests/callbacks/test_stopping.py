@@ -15,8 +15,8 @@ import torch
 from conftest import CONFIGS
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
-
 from wdl.callbacks.stopping import SIGNALS, StopOnSignal
+
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.weak_driven import Selection, WeakDrivenDataModule
 from wdl.training.checkpoints import defect

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from wdl.callbacks.evaluation import Evaluation
+
 from wdl.cli import main
 from wdl.config.paths import ModelSource
 from wdl.errors import UserError

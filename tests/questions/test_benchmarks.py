@@ -9,7 +9,7 @@ from wdl.questions.benchmarks import BENCHMARKS, find_benchmarks
 from wdl.questions.problems import load_problems
 
 
-def test_the_papers_sets_are_there_with_their_sizes() -> None:
+def test_the_sets_are_there_with_their_sizes() -> None:
     sizes = {name: benchmark.rows for name, benchmark in BENCHMARKS.items()}
     assert sizes == {
         "aime2025": 30,
@@ -22,6 +22,12 @@ def test_the_papers_sets_are_there_with_their_sizes() -> None:
         "logiqa2": 1572,
         "reclor": 500,
         "arithmetic": None,
+        "humaneval": 164,
+        "humanevalplus": 164,
+        "mbpp": 500,
+        "mbppplus": 378,
+        "bigcodebench": 1140,
+        "livecodebench": 175,
     }
 
 

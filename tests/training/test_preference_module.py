@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from wdl.callbacks.dynamics import BranchLogger
 
 from wdl.branches.lora import Lora
 from wdl.branches.sources import model_digest
-from wdl.callbacks.dynamics import BranchLogger
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.encoding import end_of_turn
 from wdl.data.preference import PreferenceDataModule

@@ -68,17 +68,25 @@ def run_jobs(
     grader: BaseGrader,
     regrade: bool = False,
     cache: AnswerCache | None = None,
+    code_grader: BaseGrader | None = None,
 ) -> dict[str, Any]:
     """The results of one model by benchmark; what an earlier run has done is not done again.
 
     The engine, which has ``described`` itself, is closed at the end. A benchmark's own grader goes
-    before ``grader``. With ``regrade``, answers that another grader has judged are judged again.
-    What is in ``cache`` is not generated, and what is generated goes there.
+    before ``code_grader``, for programs, and ``grader``. With ``regrade``, answers that another
+    grader has judged are judged again. What is in ``cache`` is not generated, and what is generated
+    goes there.
 
     Raises:
         UserError: ``out`` holds results or answers that were made in another way.
         ChildFailure: The engine crashed or hung. What it had finished is kept.
     """
+
+    def grader_of(job: Job) -> BaseGrader:
+        benchmark = job.problems.benchmark
+        runs = code_grader if benchmark.kind == "code" else None
+        return benchmark.grader or runs or grader
+
     with closing(engine):
         found = {}
         for job in jobs:
@@ -86,7 +94,9 @@ def run_jobs(
             generate = partial(
                 answer, engine, job.requests, job.sampling, cache=cache, described=described
             )
-            found[job.problems.benchmark.name] = _run_job(whole, generate, out, grader, regrade)
+            found[job.problems.benchmark.name] = _run_job(
+                whole, generate, out, grader_of(job), regrade
+            )
         return found
 
 
@@ -95,7 +105,6 @@ def _run_job(
 ) -> dict[str, Any]:
     record = out / job.label / f"{job.problems.benchmark.name}.json"
     journal_file, answers_file = (record.with_suffix(f".{x}") for x in ("journal.jsonl", "jsonl"))
-    grader = job.problems.benchmark.grader or grader
     inputs = job.inputs | {"grader": grader.describe()}
     earlier = json.loads(record.read_text()) if record.is_file() else None
     if earlier is not None:
@@ -114,7 +123,10 @@ def _run_job(
             entries = generate(journal=journal, title=title)
     answers = _grade(job, entries, grader)
     write_lines(answers_file, (json.dumps(answer, ensure_ascii=False) for answer in answers))
-    result = {"results": summarise(answers), "inputs": inputs}
+    result = {
+        "results": summarise(answers, votes=job.problems.benchmark.kind != "code"),
+        "inputs": inputs,
+    }
     write_json(record, result)
     journal_file.unlink(missing_ok=True)
     return result
@@ -134,6 +146,7 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
             complete=entry["finish_reason"] == "stop",
             tolerance=benchmark.tolerance,
             thinking=job.inputs.get("thinking", False),
+            tests=problem.tests,
         )
         for problem, entry in zip(asked, entries, strict=True)
     ]

@@ -13,13 +13,14 @@ from wdl.grading.plain_numbers import parse_number
 Answer = dict[str, Any]
 
 
-def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
+def summarise(answers: Sequence[Answer], votes: bool = True) -> dict[str, Any]:
     """Metrics and counts of the filed answers to one benchmark, n to each problem in turn.
 
     Returns:
         ``accuracy`` is the share of right answers (mean@n), with ``interval`` at 95 %: Wilson's
         for one answer per problem, otherwise Gaffke's over problems. With several answers
-        also the unbiased ``pass@k`` and the ``majority`` vote, each with its interval. Of problems
+        also the unbiased ``pass@k`` and, unless ``votes`` is off, as for programs, which never
+        agree word by word, the ``majority`` vote, each with its interval. Of problems
         that are asked with their pictures in several orders, ``both_orders`` is the share of items
         that are right in all, by answers of the same number. Then how many answers have each
         status, the share that the limit of tokens ended, and their mean length.
@@ -46,8 +47,9 @@ def summarise(answers: Sequence[Answer]) -> dict[str, Any]:
         powers_of_two = (1 << shift for shift in range(samples.bit_length()))
         for k in sorted({*powers_of_two, samples}):
             summary[f"pass@{k}"] = _mean([pass_at_k(sum(row), samples, k) for row in correct])
-        votes = zip(correct, ([_vote(answer) for answer in rows] for rows in problems), strict=True)
-        summary["majority"] = _mean([majority(*row) for row in votes])
+    if samples > 1 and votes:
+        stated = ([_vote(answer) for answer in rows] for rows in problems)
+        summary["majority"] = _mean([majority(*row) for row in zip(correct, stated, strict=True)])
     if both := _both_orders(problems):
         summary["both_orders"] = _mean(both)
     return summary

@@ -33,6 +33,7 @@ from wdl.questions.benchmarks import find_benchmarks
 from wdl.system.child import ChildFailure
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
+from wdl.system.sandbox import SandboxOptions
 
 
 def evaluate(
@@ -49,6 +50,7 @@ def evaluate(
     examples: Sources | None = None,
     thinking: bool | None = None,
     cache: InputPath | None = None,
+    sandbox: SandboxOptions = SandboxOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Grade the answers of one or more models on benchmarks.
 
@@ -58,7 +60,8 @@ def evaluate(
         model: Hugging Face model folders, or names on the hub, separated by commas. Results are
             filed under the folder's name; LABEL=FOLDER chooses another label.
         benchmarks: Names separated by commas: aime2025, amc23, math500, aqua, gsm8k, mawps, svamp,
-            logiqa2, reclor, arithmetic, or YAML files that define others.
+            logiqa2, reclor, arithmetic, sets of programs (see ``sandbox``), or YAML files that
+            define others.
         out: Folder for summary.json and all answers.
         data: The benchmark's problems as .json, .jsonl or .parquet; NAME=FILE[,NAME=FILE...] for
             several benchmarks. Those without a file come from the hub.
@@ -80,7 +83,10 @@ def evaluate(
             leaves that to the protocol, and in the end to the template.
         cache: File of answers that runs share, created if it is not there: what any of them has
             generated, by the same weights, engine and settings, is not generated again.
+        sandbox: How programs that answer the problems of humaneval, humanevalplus, mbpp, mbppplus,
+            bigcodebench or livecodebench are run.
     """
+    from wdl.evaluation.code import prepare_code
     from wdl.evaluation.compare import compare_with_first
     from wdl.evaluation.figures import write_accuracies
     from wdl.evaluation.jobs import prepare, run_jobs
@@ -88,10 +94,12 @@ def evaluate(
     from wdl.evaluation.views import write_csv
     from wdl.generation.cache import AnswerCache
     from wdl.generation.engines import find_engine  # imports torch
+    from wdl.grading.code import CodeGrader
 
     chosen = _changed(find_protocol(protocol), limit, shots, thinking)
     models = parse_models(model)
     sets = load_data(find_benchmarks(benchmarks), data, chosen.shots, examples)
+    runs_code = prepare_code(sets, sandbox)
     make = find_engine(engine, vllm)
     engines, jobs, faults = {}, {}, list[str]()
     for label, source in models.items():
@@ -107,13 +115,15 @@ def evaluate(
     failures: dict[str, str] = {}
     with ExitStack() as stack:
         grader = stack.enter_context(GRADERS[chosen.grader]())
+        code_grader = stack.enter_context(CodeGrader(runs_code)) if runs_code else None
         kept = None if cache is None else stack.enter_context(closing(AnswerCache(Path(cache))))
         for own in (one.benchmark.grader for one in sets if one.benchmark.grader is not None):
             stack.enter_context(own)
         for label in models:
             try:
                 results[label] = run_jobs(
-                    jobs[label], engines[label], described[label], Path(out), grader, regrade, kept
+                    *(jobs[label], engines[label], described[label], Path(out), grader),
+                    *(regrade, kept, code_grader),
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)

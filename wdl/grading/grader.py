@@ -24,7 +24,7 @@ from wdl.grading.notation import WRAPPERS, plain
 from wdl.grading.plain_numbers import equal_in_base, equal_numbers
 from wdl.system.child import Child, ChildFailure
 
-Kind = Literal["number", "expression", "letter", "text"]
+Kind = Literal["number", "expression", "letter", "text", "code"]
 Status = Literal["correct", "wrong", "cut_off", "could_not_grade"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 # Raised whenever the same answer may be graded differently than before.
@@ -50,7 +50,8 @@ _SECOND = re.compile(r"[\s)\]]*(?:(?:and|or|,|&|/)\s*)+[(\[]?[A-Z](?![\w'])")
 class Task:
     """One completion to grade against the reference of its problem.
 
-    ``thinking`` says that the prompt ended with an opened ``<think>``.
+    ``thinking`` says that the prompt ended with an opened ``<think>``; ``tests`` are those of a
+    program, as :mod:`wdl.questions.code` has them.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Task:
     complete: bool
     tolerance: float = 0.0
     thinking: bool = False
+    tests: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ class Benchmark:
     Args:
         name: What results call it.
         kind: ``number`` compares values, ``expression`` mathematical objects (math-verify),
-            ``letter`` choices, also when their value is given instead.
+            ``letter`` choices, also when their value is given instead, ``code`` runs programs
+            against tests.
         rows: How many problems it has; another number is refused. Null for any.
         tolerance: Largest difference between equal numbers.
         path: JSON, JSON Lines or Parquet file, relative to the YAML file that names it.
@@ -55,6 +56,7 @@ class Benchmark:
 _word_problems = partial(Benchmark, kind="number", tolerance=1e-3)
 # Four ids and seven options of its test set occur twice.
 _logiqa = partial(Benchmark, kind="letter", repeats=True)
+_code = partial(Benchmark, kind="code")
 _AIME = ("AIME2025-I", "AIME2025-II")
 
 BENCHMARKS = {
@@ -78,6 +80,13 @@ BENCHMARKS = {
         # the test split has no public answers
         Benchmark("reclor", "letter", rows=500, hub="tasksource/reclor", split="validation"),
         Benchmark("arithmetic", "number"),
+        _code("humaneval", rows=164, hub="openai/openai_humaneval", configs=("openai_humaneval",)),
+        _code("humanevalplus", rows=164, hub="evalplus/humanevalplus"),
+        _code("mbpp", rows=500, hub="google-research-datasets/mbpp", configs=("full",)),
+        _code("mbppplus", rows=378, hub="evalplus/mbppplus"),
+        _code("bigcodebench", rows=1140, hub="bigcode/bigcodebench", split="v0.1.4"),
+        # the problems since January 2025, under the name that needs no script to load it
+        _code("livecodebench", rows=175, hub="lighteval/code_generation_lite", configs=("v6",)),
     )
 }
 

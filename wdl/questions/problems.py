@@ -13,7 +13,8 @@ A file is JSON, JSON Lines (also .zst) or Parquet, in any of the schemas of the 
     {"context", "question", "answers", "label"}    ReClor
 
 each with an optional "id", and with pictures as :mod:`wdl.data.images` says. A context, passage,
-article, paragraph or story, and a text beside options, stands before the question.
+article, paragraph or story, and a text beside options, stands before the question. Sets of
+programming problems have schemas of their own, see :mod:`wdl.questions.code`.
 """
 
 import math
@@ -31,6 +32,7 @@ from wdl.errors import MAX_FAULTS, UserError
 from wdl.grading.answers import last_boxed
 from wdl.questions.benchmarks import Benchmark
 from wdl.questions.choices import choices
+from wdl.questions.code import code_problem
 
 QUESTION_KEYS = ("question", "instruction", "problem", "original_text", "prompt", "Question")
 ANSWER_KEYS = ("answer", "ans", "correct", "Answer")
@@ -43,8 +45,9 @@ CONTEXT_KEYS = ("context", "passage", "article", "paragraph", "story")
 class Problem:
     """One question with its reference answer; ``id`` is unique within its benchmark.
 
-    ``images`` are the files of its pictures, each of which is ``<image>`` in the question; ``item``
-    is what it has in common with those that ask the same with the pictures in another order.
+    ``tests`` are those of a program, see :mod:`wdl.questions.code`. ``images`` are the files of its
+    pictures, each of which is ``<image>`` in the question; ``item`` is what it has in common with
+    those that ask the same with the pictures in another order.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Problem:
     reference: str
     images: tuple[str, ...] = ()
     item: str | None = None
+    tests: str = ""
 
 
 def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Problem]:
@@ -68,7 +72,11 @@ def load_problems(benchmark: Benchmark, path: Path | None = None) -> list[Proble
     for line, row in benchmark_rows(benchmark, file, faults):
         try:
             folder = None if file is None else file.parent
-            problem = parse_problem(row, str(len(problems)), folder, benchmark.repeats)
+            if benchmark.kind == "code":
+                identity, question, reference, tests = code_problem(row)
+                problem = Problem(identity, question, reference, tests=tests)
+            else:
+                problem = parse_problem(row, str(len(problems)), folder, benchmark.repeats)
             if benchmark.kind == "letter" and not re.fullmatch("[A-Za-z]", problem.reference):
                 raise RowError(f"the answer is {problem.reference!r}; a choice is one letter")
             if benchmark.repeats:
