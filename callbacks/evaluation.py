@@ -71,6 +71,7 @@ class Evaluation(Callback):
         out: Where ``wdl validate`` writes instead.
         sft_control: Train the control too, which costs about half of a joint run. With several
             nodes make it a run of its own.
+        sandbox: How programs that models write are run, as in ``wdl evaluate --sandbox``.
         control_config: A YAML laid over the control's configuration, where plain SFT wants other
             settings than the method, such as a learning rate.
     """
@@ -88,6 +89,7 @@ class Evaluation(Callback):
         sft_control: bool = False,
         control_config: InputPath | None = None,
         cache: InputPath | None = None,
+        sandbox: SandboxOptions = SandboxOptions(),  # noqa: B008 (frozen)
     ) -> None:
         if every_n_validations is not None and every_n_validations < 1:
             raise UserError(
@@ -104,6 +106,7 @@ class Evaluation(Callback):
         self.sft_control = sft_control
         self.control_config = None if control_config is None else Path(control_config)
         self.cache = cache
+        self.sandbox = sandbox
         self._validations = 0
         self._last: dict[str, Any] = {"step": 0, "metrics": {}}
 
@@ -131,7 +134,7 @@ class Evaluation(Callback):
             sets = load_data(find_benchmarks(self.benchmark), self.data, protocol.shots)
             engine = find_engine(self.engine, self.vllm)(strong)
             prepare("model.strong", engine, sets, protocol)
-            prepare_code(sets, SandboxOptions())
+            prepare_code(sets, self.sandbox)
         except UserError as error:
             faults = [f"evaluation: {fault}" for fault in error.faults]
             raise UserError(*faults, total=error.total) from error
@@ -256,8 +259,13 @@ class Evaluation(Callback):
         for name, value in {"data": self.data, "cache": self.cache}.items():
             if value is not None:
                 options += [f"--{name}", str(value)]
-        settings = asdict(self.vllm) if self.engine == "vllm" else {}
-        options += [f"--vllm.{key}={v}" for key, v in settings.items() if v is not None]
+        parts = {"sandbox": self.sandbox} | ({"vllm": self.vllm} if self.engine == "vllm" else {})
+        options += [
+            f"--{part}.{key}={value}"
+            for part, settings in parts.items()
+            for key, value in asdict(settings).items()
+            if value is not None
+        ]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         stopping = [one for one in callbacks if isinstance(one, StopOnSignal)]
         summary = evaluate_apart(

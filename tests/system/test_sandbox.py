@@ -35,7 +35,11 @@ HOSTILE = {
     "home": "print('out' if open('{home}/{name}').read() else '')",
     "shadow": "print('out' if open('/etc/shadow').read() else '')",
     "passwords of users": "print('out' if open('/etc/passwd').read() else '')",
-    "the project": "import os\nprint('out' if os.listdir('{project}') else '')",
+    "the project": (
+        # its folder is there where the installed packages lie in it, and holds nothing else
+        "import os\nkept = {{'.git', 'wdl', 'tests', 'README.md'}}\n"
+        "print('out' if kept & set(os.listdir('{project}')) else '')"
+    ),
     "import of the project": "import wdl\nprint('out')",
     "symbolic link": "import os\nos.symlink('{project}/README.md', 'x')\n"
     "print('out' if open('x').read() else '')",
