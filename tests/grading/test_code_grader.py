@@ -10,7 +10,8 @@ from wdl.grading.code import CodeGrader, missing_libraries, same_output
 from wdl.grading.code_answers import find_code
 from wdl.grading.grader import Grade, Task
 from wdl.questions.code import code_problem
-from wdl.system.sandbox import Limits, Sandbox
+from wdl.system.sandbox import Sandbox
+from wdl.system.sandbox_run import Limits
 
 LIMITS = Limits(seconds=3.0, memory=1 << 30, output=1 << 16, processes=16, files=1 << 20)
 

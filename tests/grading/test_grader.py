@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from wdl.grading import grader as grading
-from wdl.grading.grader import STATUSES, Grade, Grader, Task, parse_choices
+from wdl.grading.grader import STATUSES, Grade, Grader, Task
+from wdl.grading.options import parse_choices
 from wdl.questions.benchmarks import Kind
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("hard_cases.jsonl").open()]

@@ -8,7 +8,8 @@ import pytest
 import second_opinion as module
 from second_opinion import second_opinion
 
-from wdl.grading.grader import Grader, Task, parse_choices
+from wdl.grading.grader import Grader, Task
+from wdl.grading.options import parse_choices
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("hard_cases.jsonl").open()]
 # The oracle reads the contents of one box.

@@ -10,7 +10,8 @@ import pytest
 
 from wdl.data.rows import RowError
 from wdl.errors import UserError
-from wdl.grading.grader import Grader, Task, parse_choices
+from wdl.grading.grader import Grader, Task
+from wdl.grading.options import parse_choices
 from wdl.questions.benchmarks import BENCHMARKS
 from wdl.questions.problems import Problem, load_problems, parse_problem
 

@@ -11,7 +11,8 @@ import pytest
 from conftest import REPOSITORY
 
 from wdl.errors import UserError
-from wdl.system.sandbox import Limits, Ran, Sandbox
+from wdl.system.sandbox import Sandbox
+from wdl.system.sandbox_run import Limits, Ran
 
 LIMITS = Limits(seconds=1.5, memory=400 << 20, output=1 << 16, processes=12, files=2 << 20)
 LEFT = "left-by-a-hostile-program"

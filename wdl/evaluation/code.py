@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from wdl.evaluation.sources import ProblemSet
 from wdl.grading.code import missing_libraries
-from wdl.system.sandbox import Limits, Sandbox, SandboxOptions
+from wdl.system.sandbox import Sandbox, SandboxOptions
+from wdl.system.sandbox_run import Limits
 
 
 def prepare_code(sets: Sequence[ProblemSet], options: SandboxOptions) -> Sandbox | None:

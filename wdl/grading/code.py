@@ -20,7 +20,8 @@ from wdl.grading.code_answers import find_code
 from wdl.grading.code_tests import read_tests
 from wdl.grading.grader import BaseGrader, Grade, Status, Task
 from wdl.system.child import ChildFailure
-from wdl.system.sandbox import Ran, Sandbox
+from wdl.system.sandbox import Sandbox
+from wdl.system.sandbox_run import Ran
 
 # Raised whenever the same answer may be graded differently than before.
 RULES_VERSION = 1

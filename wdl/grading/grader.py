@@ -6,7 +6,6 @@ judge, are counted apart from wrong ones.
 """
 
 import os
-import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -19,8 +18,15 @@ from traceback import extract_tb
 from typing import Any, Literal, Self, get_args
 
 from wdl.errors import UserError
-from wdl.grading.answers import find_answer, last_boxed, tagged_answer, value_in
-from wdl.grading.notation import WRAPPERS, plain
+from wdl.grading.answers import find_answer, tagged_answer, value_in
+from wdl.grading.notation import plain
+from wdl.grading.options import (
+    is_prose,
+    letter_of,
+    normalised,
+    option_at_end,
+    parse_choices,
+)
 from wdl.grading.plain_numbers import equal_in_base, equal_numbers
 from wdl.system.child import Child, ChildFailure
 
@@ -30,20 +36,6 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 # Raised whenever the same answer may be graded differently than before.
 RULES_VERSION = 4
 START_LIMIT = 120.0  # seconds
-_OPTION = re.compile(r"(?<![\w$\\])([A-Z])\s*[).:]")
-_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-Z])[ \t]*\)", re.MULTILINE)
-_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}\b")
-_ANSWER_IS = re.compile(r"\b(?:answer|option|choice)\b[^.]{0,40}?(?:\bis\b|:)[\s*_:]*$")
-PROSE = 5
-"""With as many words an option is a sentence, which has no value that math-verify could read."""
-_LETTER = re.compile(
-    r"(?:(?:the )?(?:(?:final |correct )?answer|option|choice)(?: is)?[:\s]+)?"
-    r"[(\[]?\s*([A-Z])\s*(?:[)\].:](?P<text>.*)|(?-i:[,;–—-](?P<more>.*)"
-    r"|\s(?:because|since|as|for|which|with|is|due)\b.*))?",
-    re.DOTALL | re.IGNORECASE,
-)
-# A second letter: "A) and B)", "A, B".
-_SECOND = re.compile(r"[\s)\]]*(?:(?:and|or|,|&|/)\s*)+[(\[]?[A-Z](?![\w'])")
 
 
 @dataclass(frozen=True)
@@ -173,7 +165,8 @@ class Grader(BaseGrader):
             find = tagged_answer if task.kind == "text" else find_answer
             answer = find(task.completion, task.complete, task.thinking)
             if task.kind == "letter" and task.complete:
-                answer = _option_at_end(task) or answer
+                at_end = option_at_end(task.completion, task.question, task.thinking)
+                answer = at_end or answer
             if answer is None:
                 missing = Grade("wrong", None, "no answer")
                 return missing if task.complete else Grade("cut_off", None, "no answer yet")
@@ -205,15 +198,15 @@ class Grader(BaseGrader):
 
     def _same_choice(self, task: Task, answer: str) -> bool:
         """By its text, its letter, or a value that is that of exactly this choice."""
-        reference = _letter(task.reference) or task.reference
+        reference = letter_of(task.reference) or task.reference
         choices = parse_choices(task.question)
-        same = [name for name, text in choices.items() if _words(text) == _words(answer)]
+        same = [name for name, text in choices.items() if normalised(text) == normalised(answer)]
         if len(same) == 1 and len(plain(answer)) > 1:  # "A is taller" is no letter
             return same == [reference]
-        letter = _letter(answer) or _letter(value_in(answer))
+        letter = letter_of(answer) or letter_of(value_in(answer))
         if letter:
             return letter == reference
-        values = {name: text for name, text in choices.items() if len(_WORD.findall(text)) < PROSE}
+        values = {name: text for name, text in choices.items() if not is_prose(text)}
         if not values:
             return False
         equal = self._verify(plain(value_in(answer)), [plain(value) for value in values.values()])
@@ -257,61 +250,3 @@ class Grader(BaseGrader):
             worker.close()
             raise
         return worker
-
-
-def parse_choices(question: str) -> dict[str, str]:
-    """Letter and value of each option that a question lists, ``A) 21`` or ``(A) 21``.
-
-    Options on lines of their own go before others: prose may say "A)" anywhere.
-    """
-    marks = _series(_OPTION_LINE.finditer(question))
-    if len(marks) < 2:
-        marks = _series(_OPTION.finditer(question))
-    ends = [*(mark.start() for mark in marks[1:]), len(question)]
-    return {
-        mark[1]: question[mark.end() : end].strip(" ,;.\n(")
-        for mark, end in zip(marks, ends, strict=False)
-    }
-
-
-def _series(found: Iterable[re.Match[str]]) -> list[re.Match[str]]:
-    """The marks of the last list that begins with A."""
-    marks: list[re.Match[str]] = []
-    for mark in found:
-        if mark[1] == "A":
-            marks = [mark]
-        elif marks and ord(mark[1]) == ord(marks[-1][1]) + 1:
-            marks.append(mark)
-    return marks
-
-
-def _words(text: str) -> str:
-    """A text without what changes how it looks: quotes, case, a full stop."""
-    return plain(re.sub("[\"'“”‘’`]", "", WRAPPERS.sub(r"\1", text))).casefold()
-
-
-def _option_at_end(task: Task) -> str | None:
-    """The one option whose text is all of an answer, or ends it after "the answer is"."""
-    final = task.completion.rpartition("</think>")[2]
-    if final == task.completion and (task.thinking or "<think>" in final):
-        return None
-    if last_boxed(final) is not None:
-        return None
-    final = re.sub("</?answer>", "", final)
-    said, found = _words(final), []
-    for text in parse_choices(task.question).values():
-        option = _words(text)
-        before = said[: -len(option)] if option and said.endswith(option) else None
-        is_whole = before is not None and len(_WORD.findall(option)) > 1
-        if is_whole and (not before or _ANSWER_IS.search(before)):
-            found.append(text)
-    return found[0] if len(found) == 1 else None
-
-
-def _letter(answer: str) -> str | None:
-    """The one letter that an answer names."""
-    match = _LETTER.fullmatch(plain(WRAPPERS.sub(r"\1", answer)))
-    if match is None:
-        return None
-    rest = match["text"] if match["more"] is None else f",{match['more']}"
-    return None if rest and _SECOND.match(rest) else match[1].upper()

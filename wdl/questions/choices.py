@@ -15,7 +15,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from wdl.data.rows import RowError
-from wdl.grading.grader import parse_choices
+from wdl.grading.options import parse_choices
 
 KEYS = ("options", "choices")
 ANSWERS = ("answerKey", "correct", "answer", "Answer", "ans", "label")

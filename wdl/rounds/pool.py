@@ -19,7 +19,8 @@ from wdl.config.paths import DATA_SUFFIXES
 from wdl.data.rows import Faults, RowError, rows_of
 from wdl.data.schemas import SYSTEMS, encodable
 from wdl.errors import UserError
-from wdl.grading.grader import Kind, parse_choices
+from wdl.grading.grader import Kind
+from wdl.grading.options import parse_choices
 from wdl.grading.plain_numbers import parse_number
 from wdl.questions.choices import has_options
 from wdl.questions.problems import parse_problem
