@@ -15,7 +15,6 @@ writes
     OUT/MODEL/BENCHMARK.journal.jsonl  answers of a run that is not finished
 """
 
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from wdl.config.paths import InputPath
 from wdl.errors import UserError
 from wdl.evaluation.report import print_results
-from wdl.evaluation.sources import ProblemSet, Sources, load_data, parse_models
+from wdl.evaluation.sources import Sources, load_data, parse_models
 from wdl.generation.engine import TRANSFORMERS, EngineName
 from wdl.generation.protocols import Protocol, find_protocol
 from wdl.generation.vllm_options import VllmOptions
@@ -136,8 +135,12 @@ def evaluate(
     notes += [f"{label}: the engine failed ({why})" for label, why in failures.items()]
     write_page(Results(folders, results, compared, notes), Path(out) / "report.html")
     print_results(summary)
-    for note in _partial(sets, chosen):
-        print(note)
+    for job in next(iter(jobs.values())):
+        if part := job.inputs.get("subset"):
+            print(
+                f"{job.problems.benchmark.name}: {part['problems']} of {part['of']} problems (limit "
+                f"{chosen.limit}, seed {chosen.seed}), to be compared with the same ones alone"
+            )
     found = {
         f"{benchmark}/{label}": record["results"]
         for label, of_model in results.items()
@@ -161,14 +164,3 @@ def _changed(
         options["template"] = protocol.template | {"enable_thinking": thinking}
     given = {name: value for name, value in options.items() if value is not None}
     return replace(protocol, **given)
-
-
-def _partial(sets: Sequence[ProblemSet], protocol: Protocol) -> Iterator[str]:
-    """A line about each benchmark of which not every problem was asked."""
-    for one in sets:
-        asked, every = len(protocol.subset(one.problems)), len(one.problems)
-        if asked < every:
-            yield (
-                f"{one.benchmark.name}: {asked} of {every} problems (limit {protocol.limit}, seed "
-                f"{protocol.seed}), to be compared with the same ones alone"
-            )
