@@ -8,6 +8,7 @@ same way.
 """
 
 from collections.abc import Collection, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,8 @@ def compare_with_first(
     """
     compared: list[dict[str, Any]] = []
     refused: list[str] = []
-    a, *others = folders or [""]
-    for b in others:
+    labels = list(folders)
+    for a, b in product(labels[:1], labels[1:]):
         try:
             first, second = (read_graded(folders[model], names) for model in (a, b))
             compared.append(_compare(a, b, first, second))
