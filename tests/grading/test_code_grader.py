@@ -138,6 +138,24 @@ def test_patched_tests_do_not_pass(grader: CodeGrader) -> None:
     assert not passed
 
 
+def test_what_an_answer_replaces_while_it_is_loaded_is_put_back(grader: CodeGrader) -> None:
+    right = f"{BASIC['code']}\nimport builtins, signal\nbuiltins.print = None\n"
+    rings = "signal.signal(signal.SIGALRM, lambda *a: 1 / 0)\nsignal.setitimer(0, 1e-2)\n"
+    (grade,) = grader.grade([task(BASIC, right + rings)])
+    assert grade.status == "correct"
+
+
+def test_an_answer_that_breaks_the_grader_costs_its_own_row(
+    monkeypatch: pytest.MonkeyPatch, grader: CodeGrader
+) -> None:
+    def fail(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("wdl.grading.code.find_code", fail)
+    (grade,) = grader.grade([task(BASIC, str(BASIC["code"]))])
+    assert grade == Grade("could_not_grade", None, "RecursionError: too deep")
+
+
 def test_a_library_that_is_not_installed_is_not_the_answers_fault(grader: CodeGrader) -> None:
     row = {**BIG, "libs": "['json', 'nothing_like_it']"}
     code = "import nothing_like_it\ndef task_func(text): return []"

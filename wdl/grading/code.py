@@ -54,18 +54,21 @@ class CodeGrader(BaseGrader):
         self._threads.shutdown()
 
     def _grade(self, task: Task) -> Grade:
-        tests = read_tests(task.tests)
-        code = find_code(
-            task.completion, task.complete, task.thinking, tests["entry"], tests["prompt"]
-        )
-        if code is None:
-            missing = Grade("wrong", None, "no code")
-            return missing if task.complete else Grade("cut_off", None, "no whole code yet")
+        code = None
         try:
+            tests = read_tests(task.tests)
+            code = find_code(
+                task.completion, task.complete, task.thinking, tests["entry"], tests["prompt"]
+            )
+            if code is None:
+                missing = Grade("wrong", None, "no code")
+                return missing if task.complete else Grade("cut_off", None, "no whole code yet")
             status, detail = self._judge(code, tests)
+            return Grade(status, code, detail)
         except ChildFailure as failure:
-            status, detail = "could_not_grade", str(failure)
-        return Grade(status, code, detail)
+            return Grade("could_not_grade", code, str(failure))
+        except Exception as error:  # whatever a model writes costs its own row alone
+            return Grade("could_not_grade", code, f"{type(error).__name__}: {error}")
 
     def _judge(self, code: str, tests: dict[str, Any]) -> tuple[Status, str]:
         if tests["style"] == "stdin":
