@@ -138,8 +138,8 @@ def evaluate(
     for job in next(iter(jobs.values())):
         if part := job.inputs.get("subset"):
             print(
-                f"{job.problems.benchmark.name}: {part['problems']} of {part['of']} problems (limit "
-                f"{chosen.limit}, seed {chosen.seed}), to be compared with the same ones alone"
+                f"{job.problems.benchmark.name}: {part['problems']} of {part['of']} problems "
+                f"(limit {chosen.limit}, seed {chosen.seed}), to be compared with these alone"
             )
     found = {
         f"{benchmark}/{label}": record["results"]
