@@ -194,7 +194,7 @@ def test_a_failing_engine_costs_its_model_alone(
     assert exit_.value.code == 2
     assert "strong: the engine failed (killed by SIGSEGV)" in capsys.readouterr().err
     summary = json.loads(Path("out/summary.json").read_text())
-    assert summary["failures"] == {"strong": "killed by SIGSEGV"}
+    assert summary["failures"] == {"strong": "the engine failed (killed by SIGSEGV)"}
     assert set(summary["models"]) == {"weak"}
     assert Path("out/strong/arithmetic.journal.jsonl").stat().st_size > 1000
     main(command(pair, data, protocol, "out"))

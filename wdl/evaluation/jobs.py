@@ -16,6 +16,7 @@ from wdl.generation.engine import Engine, Request, Sampling
 from wdl.generation.journalled import answer
 from wdl.generation.protocols import Protocol
 from wdl.grading.grader import BaseGrader, Task, grades_by
+from wdl.system.child import ChildFailure
 from wdl.system.digests import value_digest
 from wdl.system.files import write_json, write_lines
 from wdl.system.journal import Journal, refuse_other
@@ -79,7 +80,8 @@ def run_jobs(
 
     Raises:
         UserError: ``out`` holds results or answers that were made in another way.
-        ChildFailure: The engine crashed or hung. What it had finished is kept.
+        ChildFailure: The engine crashed or hung, or the grader did, which is said. What they had
+            finished is kept.
     """
 
     def grader_of(job: Job) -> BaseGrader:
@@ -120,20 +122,26 @@ def _run_job(
     else:
         with Journal(journal_file, job.inputs) as journal:
             title = f"{job.label} on {job.problems.benchmark.name}"
-            entries = generate(journal=journal, title=title)
-    answers = _grade(job, entries, grader)
+            try:
+                entries = generate(journal=journal, title=title)
+            except ChildFailure as failure:
+                raise ChildFailure(f"the engine failed ({failure})") from failure
+    answers, judged = _grade(job, entries, grader)
     write_lines(answers_file, (json.dumps(answer, ensure_ascii=False) for answer in answers))
     result = {
         "results": summarise(answers, votes=job.problems.benchmark.kind != "code"),
         "inputs": inputs,
+        **({"judge": judged} if judged else {}),
     }
     write_json(record, result)
     journal_file.unlink(missing_ok=True)
     return result
 
 
-def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[dict[str, Any]]:
-    """The answers with their grades, as they are filed."""
+def _grade(
+    job: Job, entries: list[dict[str, Any]], grader: BaseGrader
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The answers with their grades, as they are filed, and what the grader says beside them."""
     benchmark = job.problems.benchmark
     problems = {problem.id: problem for problem in job.problems.problems}
     asked = [problems[entry["id"]] for entry in entries]
@@ -150,7 +158,11 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
         )
         for problem, entry in zip(asked, entries, strict=True)
     ]
-    return [
+    try:
+        grades = grades_by(grader, tasks)
+    except ChildFailure as failure:
+        raise ChildFailure(f"the grader failed ({failure})") from failure
+    answers = [
         {
             "id": problem.id,
             "sample": entry["sample"],
@@ -163,5 +175,6 @@ def _grade(job: Job, entries: list[dict[str, Any]], grader: BaseGrader) -> list[
             **({"images": list(problem.images)} if problem.images else {}),
             **({} if problem.item is None else {"item": problem.item}),
         }
-        for problem, entry, grade in zip(asked, entries, grades_by(grader, tasks), strict=True)
+        for problem, entry, grade in zip(asked, entries, grades, strict=True)
     ]
+    return answers, grader.report(tasks, grades)

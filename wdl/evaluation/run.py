@@ -28,7 +28,9 @@ from wdl.generation.engine import TRANSFORMERS, EngineName
 from wdl.generation.protocols import Protocol, find_protocol
 from wdl.generation.vllm_options import VllmOptions
 from wdl.grading.graders import GRADERS
+from wdl.grading.judges import RULES, JudgeName, find_client, find_grader
 from wdl.questions.benchmarks import find_benchmarks
+from wdl.remote.endpoint import Teacher, bill_line
 from wdl.system.child import ChildFailure
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
@@ -50,6 +52,8 @@ def evaluate(
     thinking: bool | None = None,
     cache: InputPath | None = None,
     sandbox: SandboxOptions = SandboxOptions(),  # noqa: B008 (frozen)
+    by: JudgeName = RULES,
+    teacher: Teacher | None = None,
 ) -> None:
     """Grade the answers of one or more models on benchmarks.
 
@@ -84,11 +88,16 @@ def evaluate(
             generated, by the same weights, engine and settings, is not generated again.
         sandbox: How programs that answer the problems of humaneval, humanevalplus, mbpp, mbppplus,
             bigcodebench or livecodebench are run.
+        by: What judges: rules, those of the protocol; teacher, a model that is asked about each
+            answer; rules_then_teacher, which asks it where rules cannot tell; or a YAML file with
+            the class_path and init_args of a grader of your own.
+        teacher: Where the teacher is. Its replies are kept in OUT/teacher.jsonl.
     """
     from wdl.evaluation.code import prepare_code
     from wdl.evaluation.compare import compare_with_first
     from wdl.evaluation.figures import write_accuracies
     from wdl.evaluation.jobs import prepare, run_jobs
+    from wdl.evaluation.judged import agreements, check_judge, reach
     from wdl.evaluation.page import Results, write_page
     from wdl.evaluation.views import write_csv
     from wdl.generation.cache import AnswerCache
@@ -98,6 +107,8 @@ def evaluate(
     chosen = _changed(find_protocol(protocol), limit, shots, thinking)
     models = parse_models(model)
     sets = load_data(find_benchmarks(benchmarks), data, chosen.shots, examples)
+    check_judge(by, sets, chosen)
+    client = find_client(by, teacher, Path(out) / "teacher.jsonl")
     runs_code = prepare_code(sets, sandbox)
     make = find_engine(engine, vllm)
     engines, jobs, faults = {}, {}, list[str]()
@@ -113,7 +124,10 @@ def evaluate(
     results: dict[str, Any] = {}
     failures: dict[str, str] = {}
     with ExitStack() as stack:
-        grader = stack.enter_context(GRADERS[chosen.grader]())
+        if client is not None:
+            reach(stack.enter_context(closing(client)))
+        judge = GRADERS[chosen.grader]() if by == RULES else find_grader(by, client)
+        grader = stack.enter_context(judge)
         code_grader = stack.enter_context(CodeGrader(runs_code)) if runs_code else None
         kept = None if cache is None else stack.enter_context(closing(AnswerCache(Path(cache))))
         for own in (one.benchmark.grader for one in sets if one.benchmark.grader is not None):
@@ -126,13 +140,19 @@ def evaluate(
                 )
             except ChildFailure as failure:
                 failures[label] = str(failure)
+        bill = {} if client is None else client.bill()
     summary = {"protocol": chosen.describe(), "sources": models, "models": results}
-    write_json(Path(out) / "summary.json", summary | ({"failures": failures} if failures else {}))
+    beside = {"failures": failures, "teacher": bill}
+    write_json(
+        Path(out) / "summary.json", summary | {key: one for key, one in beside.items() if one}
+    )
     write_csv(summary, Path(out) / "summary.csv")
     write_accuracies(summary, Path(out) / "summary.svg")
     folders = {label: Path(out) / label for label in results}
     compared, notes = compare_with_first(folders, [one.benchmark.name for one in sets])
-    notes += [f"{label}: the engine failed ({why})" for label, why in failures.items()]
+    notes += [f"{label}: {why}" for label, why in failures.items()]
+    agree = agreements(results)
+    notes += agree
     write_page(Results(folders, results, compared, notes), Path(out) / "report.html")
     print_results(summary)
     for job in next(iter(jobs.values())):
@@ -141,17 +161,21 @@ def evaluate(
                 f"{job.problems.benchmark.name}: {part['problems']} of {part['of']} problems "
                 f"(limit {chosen.limit}, seed {chosen.seed}), to be compared with these alone"
             )
+    for line in agree + ([bill_line(bill)] if bill else []):
+        print(line)
     found = {
         f"{benchmark}/{label}": record["results"]
         for label, of_model in results.items()
         for benchmark, record in of_model.items()
     }
     answers = sum(result["answers"] for result in found.values())
-    leave_outcome({"answers": answers}, {name: one["accuracy"] for name, one in found.items()})
+    leave_outcome(
+        {"answers": answers, **bill}, {name: one["accuracy"] for name, one in found.items()}
+    )
     print(f"all answers: {out}\nto look through: {Path(out) / 'report.html'}")
     if failures:
         go_on = "finished answers are kept, the same command goes on from there"
-        failed = (f"{label}: the engine failed ({why}); {go_on}" for label, why in failures.items())
+        failed = (f"{label}: {why}; {go_on}" for label, why in failures.items())
         raise UserError(*failed)
 
 

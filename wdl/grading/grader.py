@@ -92,6 +92,10 @@ class BaseGrader(ABC):
     def grade(self, tasks: Iterable[Task]) -> list[Grade]:
         """A verdict on each task, in order."""
 
+    def report(self, tasks: Sequence[Task], grades: Sequence[Grade]) -> dict[str, Any]:
+        """What the record says beside these grades of its own; most graders have nothing to say."""
+        return {}
+
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Give back what the grader holds; it can grade no more."""
 

@@ -29,6 +29,7 @@ USER = """\
 {attempt}
 </attempt>"""
 NO_REFERENCE = "There is none; solve the question yourself first."
+PROMPT = {"system": SYSTEM, "user": USER, "no_reference": NO_REFERENCE}
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -40,6 +41,12 @@ SCHEMA = {
     "additionalProperties": False,
 }
 STATUS_OF: dict[str, Status] = {"right": "correct", "wrong": "wrong", "unsure": "could_not_grade"}
+IS_RIGHT: dict[Status, bool | None] = {
+    "correct": True,
+    "wrong": False,
+    "cut_off": False,
+    "could_not_grade": None,
+}
 
 
 def _read(written: dict[str, Any]) -> Grade:
@@ -53,7 +60,7 @@ FORM = Form("verdict", SCHEMA, _read)
 def judge_messages(question: str, reference: str, attempt: str) -> Messages:
     """What a teacher is asked; without a reference that is empty."""
     told = USER.format(
-        question=question, reference=reference or NO_REFERENCE, attempt=_final(attempt)
+        question=question, reference=reference or NO_REFERENCE, attempt=without_thought(attempt)
     )
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": told}]
 
@@ -96,6 +103,13 @@ class TeacherGrader(BaseGrader):
         cut_off = Grade("cut_off", None, "no answer yet")
         return [grades.get(id(task), cut_off) for task in every]
 
+    def report(self, tasks: Sequence[Task], grades: Sequence[Grade]) -> dict[str, Any]:
+        """``prompt``, what the teacher is told, and its ``agreement`` with the rules."""
+        with Grader() as rules:
+            by_rules = rules.grade(tasks)
+        both = agreement(*([IS_RIGHT[one.status] for one in every] for every in (by_rules, grades)))
+        return {"prompt": PROMPT, "agreement": both}
+
 
 class RulesThenTeacher(BaseGrader):
     """Rules, and a teacher where these cannot tell, as without a reference."""
@@ -119,6 +133,10 @@ class RulesThenTeacher(BaseGrader):
         ]
         second = dict(zip(unclear, self._teacher.grade(every[n] for n in unclear), strict=True))
         return [second.get(n, one) for n, one in enumerate(grades)]
+
+    def report(self, tasks: Sequence[Task], grades: Sequence[Grade]) -> dict[str, Any]:
+        """``prompt``, what the teacher is told."""
+        return {"prompt": PROMPT}
 
     def close(self) -> None:
         """End the workers of the rules."""
@@ -155,6 +173,6 @@ def _grade(found: Grade | Unusable) -> Grade:
     return found
 
 
-def _final(completion: str) -> str:
-    """What follows the thought, if anything."""
+def without_thought(completion: str) -> str:
+    """What follows the thought; the whole if nothing does."""
     return completion.rpartition("</think>")[2].strip() or completion

@@ -153,6 +153,11 @@ class Teacher(Endpoint):
     max_tokens: int = 2048
 
 
+def bill_line(bill: dict[str, Any]) -> str:
+    """What a teacher has done so far, as one line; see :meth:`TeacherClient.bill`."""
+    return f"teacher: {bill['replies']} replies, {bill['tokens']} tokens, cost {bill['cost']:.4f}"
+
+
 def _is_plain(url: str) -> bool:
     """Whether it is an address and nothing more."""
     try:

@@ -134,7 +134,7 @@ class TeacherClient:
         Raises:
             ChildFailure, UserError: As of :meth:`ask`.
         """
-        if asked and self._takes_schemas(form):
+        if asked and self.takes_schemas(form):
             fields["response_format"] = _response_format(form)
         first = self.ask([self.body(messages, **fields) for messages in asked], title)
         found = [form.found_in(reply) for reply in first]
@@ -147,8 +147,12 @@ class TeacherClient:
             for n, one in enumerate(found)
         ]
 
-    def _takes_schemas(self, form: Form[Any]) -> bool:
-        """Whether the server takes JSON schemas, seen by a request that no other depends on."""
+    def takes_schemas(self, form: Form[Any]) -> bool:
+        """Whether the server takes JSON schemas, seen by a request that no other depends on.
+
+        Raises:
+            ChildFailure, UserError: As of :meth:`ask`.
+        """
         shaped = self.body(PROBE, response_format=_response_format(form))
         return not self.ask([shaped], "looking for JSON schemas")[0].refused
 

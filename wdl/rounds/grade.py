@@ -13,22 +13,20 @@ from others. Ungraded is what no judge could tell; it is never counted as wrong.
 journal as soon as they are there; a teacher's replies stay beside them, in OUT.teacher.jsonl.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import register_type
 from tqdm import tqdm
 
-from wdl.config.definitions import read_class
 from wdl.config.paths import InputPath
 from wdl.errors import UserError
-from wdl.grading.grader import BaseGrader, Grader, Status, Task, grades_by
-from wdl.remote.endpoint import Teacher
+from wdl.grading.grader import BaseGrader, Grade, Status, Task, grades_by
+from wdl.grading.judges import RULES, JudgeName, find_client, find_grader
+from wdl.remote.endpoint import Teacher, bill_line
 from wdl.rounds.attempts import Attempt, Key, Verdict, read_samples, shares_of, statistics, told
 from wdl.rounds.output import Output, read_summary, resumable, summary_of
 from wdl.rounds.pool import kind_of
@@ -40,33 +38,17 @@ if TYPE_CHECKING:
     from wdl.remote.teacher import TeacherClient
 
 BLOCK = 512
-IS_RIGHT: dict[Verdict, bool | None] = {"right": True, "wrong": False, "ungraded": None}
 VERDICT_OF: dict[Status, Verdict] = {
     "correct": "right",
     "wrong": "wrong",
     "cut_off": "wrong",
     "could_not_grade": "ungraded",
 }
-
-
-JUDGES = ("rules", "teacher", "rules_then_teacher")
-
-
-class JudgeName(str):
-    """``rules``, ``teacher``, ``rules_then_teacher``, or the YAML file of a grader."""
-
-
-def _judge_name(value: str) -> JudgeName:
-    """A path that is absolute, but a name as it is, which must not be taken for a file."""
-    if value.endswith((".yaml", ".yml")):
-        return JudgeName(os.path.abspath(os.path.expanduser(value)))
-    if value not in JUDGES:
-        raise ValueError(f"{value!r}; choose from {', '.join(JUDGES)}, or give a YAML file")
-    return JudgeName(value)
-
-
-register_type(JudgeName, serializer=str, deserializer=_judge_name)
-RULES = cast(JudgeName, "rules")
+STATUS_OF: dict[Verdict, Status] = {
+    "right": "correct",
+    "wrong": "wrong",
+    "ungraded": "could_not_grade",
+}
 
 
 @dataclass(frozen=True)
@@ -127,6 +109,15 @@ class RulesJudge(Judge):
                 for one, grade in zip(block, grades, strict=True)
             ]
 
+    def report(self, graded: Sequence[Attempt]) -> dict[str, Any]:
+        """What the grader says."""
+        grades = [
+            Grade(STATUS_OF[one.verdict], one.stated, one.detail)
+            for one in graded
+            if one.verdict is not None
+        ]
+        return self._grader.report([_task(one) for one in graded], grades)
+
     def close(self) -> None:
         """End the grader's workers."""
         self._grader.close()
@@ -138,27 +129,15 @@ class TeacherJudge(RulesJudge):
     Args:
         grader: Asks it.
         client: Its replies.
-        alone: Whether it judges all attempts, so that rules can be compared with it.
     """
 
-    def __init__(self, grader: BaseGrader, client: "TeacherClient", alone: bool) -> None:
+    def __init__(self, grader: BaseGrader, client: "TeacherClient") -> None:
         super().__init__(grader)
         self._client = client
-        self._alone = alone
 
     def report(self, graded: Sequence[Attempt]) -> dict[str, Any]:
-        """What the teacher cost, and how it agrees with rules."""
-        from wdl.grading.judge import agreement
-
-        if not self._alone:
-            return {"teacher": self._client.bill()}
-        with Grader() as rules:
-            statuses = [grade.status for grade in rules.grade(_task(one) for one in graded)]
-        both = agreement(
-            [IS_RIGHT[VERDICT_OF[status]] for status in statuses],
-            [IS_RIGHT[one.verdict] for one in graded if one.verdict is not None],
-        )
-        return {"teacher": self._client.bill(), "agreement": both}
+        """What the teacher has cost too."""
+        return {"teacher": self._client.bill(), **super().report(graded)}
 
     def close(self) -> None:
         """Let go of both."""
@@ -177,24 +156,9 @@ def find_judge(by: JudgeName, teacher: Teacher | None, replies: Path) -> Judge:
     Raises:
         UserError: The file defines no grader, or there is no teacher, or one who is not asked.
     """
-    if teacher is not None and by not in JUDGES[1:]:
-        raise UserError(
-            f"--by {by}: it asks no teacher; take --by rules_then_teacher or --by teacher, or "
-            "leave --teacher out"
-        )
-    if by == "rules":
-        return RulesJudge(Grader())
-    if by in JUDGES:
-        if teacher is None:
-            raise UserError(f"--by {by}: name the teacher, by --teacher.url and --teacher.model")
-        from wdl.grading.judge import RulesThenTeacher, TeacherGrader
-        from wdl.remote.teacher import TeacherClient
-
-        client = TeacherClient(teacher, replies)
-        asked = TeacherGrader(client)
-        alone = by == "teacher"
-        return TeacherJudge(asked if alone else RulesThenTeacher(Grader(), asked), client, alone)
-    return RulesJudge(read_class(Path(by), BaseGrader, given=0)())  # type: ignore[type-abstract]
+    client = find_client(by, teacher, replies)
+    grader = find_grader(by, client)
+    return RulesJudge(grader) if client is None else TeacherJudge(grader, client)
 
 
 def grade(
@@ -215,7 +179,7 @@ def grade(
     replies = Path(f"{out}.teacher.jsonl")
     with closing(find_judge(by, teacher, replies)) as judge:
         attempts = read_samples(file)
-        if by in JUDGES[1:] and any(attempt.images for attempt in attempts):
+        if by.asks_teacher and any(attempt.images for attempt in attempts):
             raise UserError(
                 f"--by {by}: a teacher is not shown pictures, and {file} has some; grade by rules, "
                 "or by a grader of your own"
@@ -235,9 +199,7 @@ def grade(
     print(f"{out}: {told(results)}")
     bill = summary.get("teacher", {})
     if bill:
-        print(
-            f"teacher: {bill['replies']} replies, {bill['tokens']} tokens, cost {bill['cost']:.4f}"
-        )
+        print(bill_line(bill))
     shares = shares_of(results)
     if both := summary.get("agreement", {}).get("both"):
         shares["agreement"] = summary["agreement"]["agree"] / both
