@@ -4,7 +4,7 @@
 
 takes folders that ``wdl evaluate`` has written, one per model; every further model is compared
 with the first. All must have answered the same problems under the same protocol, graded in the
-same way.
+same way. With ``--teacher``, a model judges the answers in pairs too.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,6 +15,7 @@ from typing import Any
 from wdl.errors import UserError
 from wdl.evaluation.graded import MAKE_AGAIN, Graded, read_graded
 from wdl.evaluation.page import Results, write_page
+from wdl.remote.endpoint import Teacher, bill_line
 from wdl.system.files import write_json
 from wdl.system.outcome import leave_outcome
 
@@ -30,7 +31,7 @@ SIGNIFICANT = 0.05
 BESIDE = {".svg": "plot", ".html": "page"}
 
 
-def compare(models: list[str], out: str | None = None) -> None:
+def compare(models: list[str], out: str | None = None, teacher: Teacher | None = None) -> None:
     """Test whether models are better than the first one, benchmark by benchmark and overall.
 
     The test is over problems: McNemar's, exactly, with one answer per problem, and Gaffke's for
@@ -41,15 +42,25 @@ def compare(models: list[str], out: str | None = None) -> None:
         models: Folders OUT/MODEL of evaluations, the same or others; the first is the one to beat.
         out: File for the result as JSON, with the problems that were gained and lost; a plot of the
             differences is written beside it as SVG, and all answers to look through as HTML.
+        teacher: Where a model is that is asked which of two answers to a question is better, in
+            both orders; needs ``out``. Its replies are kept in NAME.teacher.jsonl beside it, what
+            it prefers is in NAME.preferred.jsonl.
     """
     if len(models) < 2:
         raise UserError("compare: give two folders or more, the model to beat first")
     if out is not None and Path(out).suffix in BESIDE:
         beside = BESIDE[Path(out).suffix]
         raise UserError(f"--out {out}: the {beside} would take its place; give a .json file")
+    if teacher is not None and out is None:
+        raise UserError("compare: --teacher needs --out, beside which its replies are kept")
     graded = {model: read_graded(Path(model)) for model in models}
     a, *others = models
     compared = [_compare(a, b, graded[a], graded[b]) for b in others]
+    bill: dict[str, float] = {}
+    if teacher is not None and out is not None:
+        from wdl.evaluation.preferred import add_preferences
+
+        bill = add_preferences(compared, graded, teacher, Path(out))
     if out is not None:
         result = compared[0] if len(compared) == 1 else {"a": a, "comparisons": compared}
         write_json(Path(out), result)
@@ -59,8 +70,14 @@ def compare(models: list[str], out: str | None = None) -> None:
         write_page(_results(graded, compared), Path(out).with_suffix(".html"))
     for comparison in compared:
         _print(comparison)
+        if teacher is not None:
+            from wdl.evaluation.preferred import print_preferences
+
+            print_preferences(comparison)
+    if bill:
+        print(bill_line(bill))
     leave_outcome(
-        {},
+        bill,
         {
             f"{comparison['b']}/{name}/{key}": row[key]
             for comparison in compared

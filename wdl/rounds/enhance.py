@@ -22,7 +22,7 @@ from wdl.grading.grader import Grader, Task
 from wdl.remote.endpoint import Teacher
 from wdl.remote.teacher import Form, Messages, TeacherClient, Unusable
 from wdl.rounds.attempts import Attempt, by_question, read_graded
-from wdl.rounds.output import Output, resumable
+from wdl.rounds.output import Output
 from wdl.rounds.pool import (
     Question,
     kind_of,
@@ -31,6 +31,7 @@ from wdl.rounds.pool import (
     refuse_pictures,
     refuse_strangers,
 )
+from wdl.system.child import resumable
 from wdl.system.digests import files_digest, value_digest
 from wdl.system.outcome import leave_outcome
 

@@ -28,8 +28,9 @@ from wdl.grading.grader import BaseGrader, Grade, Status, Task, grades_by
 from wdl.grading.judges import RULES, JudgeName, find_client, find_grader
 from wdl.remote.endpoint import Teacher, bill_line
 from wdl.rounds.attempts import Attempt, Key, Verdict, read_samples, shares_of, statistics, told
-from wdl.rounds.output import Output, read_summary, resumable, summary_of
+from wdl.rounds.output import Output, read_summary, summary_of
 from wdl.rounds.pool import kind_of
+from wdl.system.child import resumable
 from wdl.system.digests import files_digest
 from wdl.system.journal import Journal
 from wdl.system.outcome import leave_outcome

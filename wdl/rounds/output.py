@@ -2,8 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from wdl.errors import UserError
-from wdl.system.child import ChildFailure
 from wdl.system.digests import content_digest
 from wdl.system.files import refuse_unwritable, sync, write_json, write_lines
 from wdl.system.journal import refuse_other
@@ -115,18 +113,6 @@ def with_images_from(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not row.get("images"):
         return row
     return {**row, "images": [os.path.relpath(file, folder.resolve()) for file in row["images"]]}
-
-
-@contextmanager
-def resumable(what: str) -> Iterator[None]:
-    """End with code 1, which is no mistake of the user, where ``what`` fails for now."""
-    try:
-        yield
-    except ChildFailure as failure:
-        raise SystemExit(
-            f"wdl: error: {what} failed ({failure}); what it has done is kept, the same command "
-            "goes on from there"
-        ) from None
 
 
 def summary_of(path: Path) -> Path:

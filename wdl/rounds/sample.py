@@ -20,8 +20,9 @@ from wdl.generation.protocols import Protocol
 from wdl.generation.vllm_options import VllmOptions
 from wdl.questions.problems import Problem
 from wdl.rounds.attempts import Attempt
-from wdl.rounds.output import Output, resumable
+from wdl.rounds.output import Output
 from wdl.rounds.pool import read_pool
+from wdl.system.child import resumable
 from wdl.system.digests import value_digest
 from wdl.system.journal import Journal
 from wdl.system.outcome import leave_outcome

@@ -10,13 +10,25 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
 class ChildFailure(Exception):
     """The child died, broke the protocol or took too long; the message says which."""
+
+
+@contextmanager
+def resumable(what: str) -> Iterator[None]:
+    """End with code 1, which is no mistake of the user, where ``what`` fails for now."""
+    try:
+        yield
+    except ChildFailure as failure:
+        raise SystemExit(
+            f"wdl: error: {what} failed ({failure}); what it has done is kept, the same command "
+            "goes on from there"
+        ) from None
 
 
 class Child:
