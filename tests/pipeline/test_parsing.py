@@ -43,7 +43,11 @@ def test_inputs_and_faults_of_commands(tmp_path: Path) -> None:
         and "see wdl fit --help" in typo["faults"][0]
     )
     assert score["inputs"] == {"model": str(weak), "data": str(tmp_path / "own.jsonl")}
-    assert evaluate["inputs"] == {"model": f"a={weak},b=x/y", "data": str(held_out)}
+    assert evaluate["inputs"] == {
+        "model": f"a={weak},b=x/y",
+        "data": str(held_out),
+        "by": "rules",
+    }
     assert "train: there is no such verb" in verb["faults"][0]
     assert "runs nothing" in nothing["faults"][0]
 
