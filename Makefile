@@ -1,15 +1,17 @@
 # make demo       from a bare Python 3.11 to a trained, exported and graded model
 # make test       everything that continuous integration checks
 # make matrix     every strategy, accumulation, precision and pair against one process
+# make gpu        what wants a GPU, in eight minutes: right, fast, fits? tables in runs/gpu.md
 # make kill-test  50 kills at random moments, over all strategies and all stages of self-training
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+GPU := .venv-gpu
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test programs check matrix kill-test clean
+.PHONY: demo test programs check matrix gpu kill-test clean
 
 demo: $(VENV)/installed
 	$(BIN)/wdl fit --config configs/joint.yaml --name demo
@@ -19,6 +21,10 @@ test: check $(VLLM)/installed programs
 
 matrix: $(VENV)/installed
 	WDL_TEST_MATRIX=1 $(BIN)/pytest tests/training/test_strategies.py
+
+# Its torch is the one that this Python has, since it must fit the driver of the GPU.
+gpu: $(GPU)/installed
+	PYTHONPATH=$(CURDIR) $(GPU)/bin/python benchmarks/gpu.py $(if $(wildcard $(VLLM)/installed),--vllm $(VLLM)/bin/python)
 
 kill-test: $(VENV)/installed
 	WDL_TEST_KILLS=30 $(BIN)/pytest tests/training/test_kills.py
@@ -33,6 +39,12 @@ check: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(GPU)/installed: pyproject.toml
+	$(PYTHON) -c "import torch; torch.cuda.init()"
+	$(PYTHON) -m venv --system-site-packages $(GPU)
+	$(GPU)/bin/$(PIP) --editable '.[lora]' pytest liger-kernel
 	touch $@
 
 # What tests use that is no Python package: the sandbox of programs that models write, a browser.
@@ -53,4 +65,4 @@ $(VLLM)/installed: Makefile
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(GPU) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

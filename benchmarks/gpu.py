@@ -1,180 +1,193 @@
-"""Training steps of the shapes of Qwen3 on a GPU: tokens/s, model FLOP utilisation, peak memory.
+"""All that wants a GPU, in one call of eight minutes: is it right, how fast is it, does it fit?
 
-    python benchmarks/gpu.py                             # 0.6B, 1.7B and 4B
-    python benchmarks/gpu.py --shapes 0.6B --tokens 16384
-    python benchmarks/gpu.py --shapes tiny               # on a CPU, to see that it runs
+    make gpu                               # on a machine with a GPU and torch; writes runs/gpu.md
+    python benchmarks/gpu.py --smallest    # the same at its smallest, which a CPU can do
 
-Random weights, bfloat16 with bfloat16 moments of AdamW, packs of samples of about 512 tokens all of
-which count, attention by the kernel for packs. A step is the forward and backward pass of one pack;
-clipping and AdamW, once in many packs, are timed apart. FLOPs are those of the matrix products and
-of causal attention within samples, three times the forward pass for a branch that trains, once for
-one that does not; what gradient checkpointing computes twice counts once.
+Each part is processes of its own, so one that fails or takes too long says so in its place and the
+rest goes on; what is done stands in the file at once. The tables are for benchmarks/README.md. All
+that the parts print beside them goes to a log next to it. The exit code is 1 if any part failed.
 """
 
 import argparse
-import gc
-import json
-import statistics
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from itertools import pairwise, product
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from loss import PEAK_FLOPS, hardware
-from transformers import Qwen3Config
+from loss import hardware
 
-from wdl.branches.loading import load_branch
-from wdl.config.paths import ModelSource
-from wdl.data.batches import Batch, collate_pack
-from wdl.training.weak_driven import WeakDrivenModule
-
-SHAPES = {
-    "tiny": (64, 128, 2, 4, 2, 512),
-    "0.6B": (1024, 3072, 28, 16, 8, 151_936),
-    "1.7B": (2048, 6144, 28, 16, 8, 151_936),
-    "4B": (2560, 9728, 36, 32, 8, 151_936),
-}
-"""Hidden and intermediate size, layers, heads, key heads and vocabulary; heads have 128 values."""
-PASSES = {"sft": 3, "frozen": 4, "both": 6}
-SAMPLE = 512
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-COLUMNS = "| model | pair | checkpointing | s | tokens/s | MFU | peak GiB | AdamW s |"
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+CUDA = torch.cuda.is_available()
+ENOUGH = 10
+"""Seconds that are left below which no part begins."""
 
 
-def main() -> None:
-    """Measure every shape, pair and way to keep activations, and print a row for each."""
+@dataclass
+class Part:
+    """Commands that belong together.
+
+    Attributes:
+        title: What it shows.
+        commands: What follows ``python``, by what it does; after a failure the rest is left out.
+        limit: Seconds for all.
+        prints: Whether what they print is a table; otherwise a line says how each ended.
+    """
+
+    title: str
+    commands: dict[str, list[str]]
+    limit: float
+    prints: bool = True
+
+
+def main() -> int:
+    """Run the parts that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["0.6B", "1.7B", "4B"])
-    parser.add_argument("--pairs", nargs="+", choices=PASSES, default=list(PASSES))
-    parser.add_argument("--tokens", type=int, default=4096, help="of a pack")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    print(f"{hardware(DEVICE.type)}, torch {torch.__version__}, packs of {arguments.tokens} tokens")
-    print(f"{COLUMNS}\n|{'---|' * COLUMNS.count(' | ')}---|")
-    for shape, pair, recomputes in product(arguments.shapes, arguments.pairs, (False, True)):
-        try:
-            cells = row(shape, pair, recomputes, arguments.tokens, arguments.repeats)
-        except torch.OutOfMemoryError:
-            cells = ["does not fit"]
-        kept = "on" if recomputes else "off"
-        print("| " + " | ".join([shape, pair, kept, *cells]) + " |", flush=True)
-        gc.collect()
-        if DEVICE.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def row(shape: str, pair: str, recomputes: bool, tokens: int, repeats: int) -> list[str]:
-    """What is measured of one kind of step."""
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    module = make_module(shape, pair, recomputes)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=DEVICE.type == "cuda")
-    batch = make_batch(tokens, SHAPES[shape][-1])
-
-    def step() -> None:
-        module(batch)[0].backward()
-
-    def update() -> None:
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-
-    step()
-    update()
-    seconds, updates = timed(step, repeats), timed(update, 3)
-    operations = PASSES[pair] * forward_flops(SHAPES[shape], batch)
-    peak = next((v for name, v in PEAK_FLOPS.items() if name in hardware(DEVICE.type)), None)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else None
-    return [
-        f"{seconds:.3f}",
-        f"{tokens / seconds:,.0f}",
-        f"{operations / seconds / peak:.1%}" if peak else "unknown",
-        f"{memory:.1f}" if memory else "not measured",
-        f"{updates:.3f}",
-    ]
-
-
-def timed(run: Callable[[], None], repeats: int) -> float:
-    """Median seconds of some runs."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
-def make_module(shape: str, pair: str, recomputes: bool) -> WeakDrivenModule:
-    """The module that ``wdl fit`` trains, with random branches."""
-    hidden, intermediate, layers, heads, key_heads, vocabulary = SHAPES[shape]
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=key_heads,
-        head_dim=128,
-        tie_word_embeddings=True,
-        architectures=["Qwen3ForCausalLM"],
-    )
+    parser.add_argument("--smallest", action="store_true", help="to see that all of it runs")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--minutes", type=float, default=8, help="for all parts together")
+    parser.add_argument("--vllm", metavar="PYTHON", help="an interpreter that has vLLM")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu.md"))
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
+    device = hardware("cuda" if CUDA else "cpu")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(f"# {device}, torch {torch.__version__}\n")
+    failed = False
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config.to_dict()))
-        source = ModelSource(folder)
-        module = WeakDrivenModule(
-            source,
-            None if pair == "sft" else source,
-            lam=1.0 if pair == "sft" else 0.5,
-            train_weak=pair == "both",
-        )
-        for name in module.sources:
-            with DEVICE:
-                branch = load_branch(folder, torch.bfloat16, pretrained=False, packed=True)
-            if name == "weak" and pair == "frozen":
-                branch.requires_grad_(False).eval()
-            elif recomputes:
-                branch.gradient_checkpointing_enable({"use_reentrant": False})
-            module.branches[name] = branch
-    return module
+        every = parts(Path(folder), options.smallest, options.vllm)
+        for name in options.only:
+            if name in every:
+                failed |= not run(every[name], options.out, end)
+    return int(failed)
 
 
-def make_batch(tokens: int, vocabulary: int) -> Batch:
-    """One pack of random samples."""
-    generator = torch.Generator().manual_seed(0)
-    lengths: list[int] = []
-    while (left := tokens - sum(lengths)) > 0:
-        length = int(torch.randint(SAMPLE // 2, 3 * SAMPLE // 2, (1,), generator=generator))
-        lengths.append(min(length, left))
-    samples = [
-        {
-            "input_ids": torch.randint(vocabulary, (length,), generator=generator).tolist(),
-            "prompt_length": 1,
-        }
-        for length in lengths
+NAMES = ["right", "fit", "steps", "mixed", "preference", "scoring", "vllm"]
+
+
+def parts(folder: Path, smallest: bool, vllm: str | None) -> dict[str, Part]:
+    """All parts by name, the most telling first; vLLM's only where there is one."""
+    liger = ["--liger"] if CUDA and importlib.util.find_spec("liger_kernel") else []
+    once = ["--repeats", "1"] if smallest else []
+    tests = ["-m", "pytest", "-q", "-m", "device", "tests/losses", "tests/training"]
+    stages = [2] if smallest else [2, 3]
+    shapes = ["--shapes", "0.6B", "1.7B", "4B", "--tokens", "16384", "--recompute", "on"]
+    steps = ["--shapes", "tiny", "--pairs", "sft", *once] if smallest else [*shapes, *SOME_PAIRS]
+    mixed = ["--tokens", "8", *once] if smallest else ["--tokens", "4096", "16384", *BOTH, *liger]
+    large = ["--only", "loss", "--tokens", "8192", *liger]
+    answers = ["--only", "question", *once] if smallest else large
+    dtype = "bfloat16" if CUDA else "float32"
+    runs = {k: v for stage in stages for k, v in fit_commands(folder, stage, smallest).items()}
+    found = {
+        "right": Part("Against float64", {"tests": tests}, 90, prints=False),
+        "fit": Part("Fit, resume, export", runs, 150, prints=False),
+        "steps": Part("Training steps", {"step.py": [script("step"), *steps]}, 180),
+        "mixed": Part(
+            "The mixed loss", {"loss.py": [script("loss"), "--dtypes", dtype, *mixed]}, 90
+        ),
+        "preference": Part(
+            "The preference loss",
+            {"preference.py": [script("preference"), "--dtype", dtype, *answers]},
+            90,
+        ),
+    }
+    if not smallest:  # it has one size
+        found["scoring"] = Part("Scoring", {"scoring.py": [script("scoring")]}, 60)
+    if vllm:
+        command = evaluate(folder, "--engine", "vllm", "--vllm.python", vllm)
+        found["vllm"] = Part("vLLM", {"evaluate": command}, 120, prints=False)
+    return found
+
+
+SOME_PAIRS = ["--pairs", "sft", "frozen", "both"]
+BOTH = ["--trained", "strong", "both"]
+
+
+def script(name: str) -> str:
+    """A benchmark beside this one."""
+    return str(HERE / f"{name}.py")
+
+
+def fit_commands(folder: Path, stage: int, smallest: bool) -> dict[str, list[str]]:
+    """Train under a stage of ZeRO, go on from the checkpoint, take the strong branch out of it."""
+    name, checkpoints = f"zero{stage}", folder / f"zero{stage}/latest/checkpoints"
+    fit = ["-m", "wdl", "fit", "--config", str(ROOT / "configs/joint.yaml"), "--name", name]
+    fit += ["--runs", str(folder), "--data.cache", str(folder / "cache")]
+    fit += ["--trainer.strategy.stage", str(stage), "--evaluation.benchmark", "null"]
+    fit += ["--evaluation.sft_control", "false", "--data.max_tokens", "512"]
+    fit += ["--data.micro_batch_size", "1", "--data.batch_size", "2"]
+    fit += ["--data.selection.weights", "uniform", "--trainer.max_epochs", "-1"]
+    fit += ["--checkpoint.save_last", "true"]
+    fit += ["--trainer.precision", "bf16-true"] if CUDA else []
+    first, more = ("2", "3") if smallest else ("20", "30")
+    last = str(checkpoints / "last.ckpt")
+    out = str(folder / f"export{stage}")
+    return {
+        f"ZeRO-{stage}, fit": [*fit, "--trainer.max_steps", first],
+        f"ZeRO-{stage}, resume": [*fit, "--trainer.max_steps", more, "--ckpt_path", "last"],
+        f"ZeRO-{stage}, export": ["-m", "wdl", "export", "--ckpt", last, "--out", out],
+    }
+
+
+def evaluate(folder: Path, *engine: str) -> list[str]:
+    """Some answers of an embedded model."""
+    tiny = ROOT / "configs/tiny"
+    return [
+        *("-m", "wdl", "evaluate", "--model", str(tiny / "strong"), "--benchmarks", "arithmetic"),
+        *("--data", str(tiny / "heldout.jsonl"), "--protocol", "quick", "--limit", "64"),
+        *("--out", str(folder / "graded"), *engine),
     ]
-    batch = collate_pack(samples, range(len(samples)), 0, tokens)  # type: ignore[arg-type]
-    for part in (batch, batch["segments"]):
-        for name, value in part.items():
-            if isinstance(value, torch.Tensor):
-                part[name] = value.to(DEVICE)  # type: ignore[literal-required]
-    return batch
 
 
-def forward_flops(shape: tuple[int, ...], batch: Batch) -> int:
-    """Of the products with weights, 2 each, and of causal attention, 2·2·L²/2 a head value."""
-    hidden, intermediate, layers, heads, key_heads, vocabulary = shape
-    tokens = batch["input_ids"].numel()
-    layer = hidden * 128 * 2 * (heads + key_heads) + 3 * hidden * intermediate
-    borders = batch["segments"]["cu_seq_lens_q"].tolist()
-    scores = 2 * heads * 128 * sum((b - a) ** 2 for a, b in pairwise(borders))
-    counted = int((batch["labels"] >= 0).sum())
-    return layers * (2 * layer * tokens + scores) + 2 * hidden * vocabulary * counted
+def run(part: Part, out: Path, end: float) -> bool:
+    """Add a part to the file; whether all of it ended well."""
+    write(out, f"\n## {part.title}\n")
+    deadline = min(end, time.monotonic() + part.limit)
+    for name, command in part.commands.items():
+        began = time.monotonic()
+        if deadline - began < ENOUGH:
+            write(out, f"- {name}: no time was left")
+            return False
+        with out.with_suffix(".log").open("a") as log:
+            log.write(f"==> python {shlex.join(command)}\n")
+            log.flush()
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                stdout=subprocess.PIPE if part.prints else log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+            try:
+                table, _ = process.communicate(timeout=deadline - began)
+                ending = f"exit code {process.returncode}"
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                table, _ = process.communicate()
+                ending = "ended, since its time was over,"
+        if table:
+            write(out, table)
+        if process.returncode or not part.prints:
+            write(out, f"- {name}: {ending} after {time.monotonic() - began:.0f} s")
+        if process.returncode:
+            return False
+    return True
+
+
+def write(out: Path, text: str) -> None:
+    """To the file and the screen."""
+    print(text, flush=True)
+    with out.open("a") as stream:
+        stream.write(f"{text}\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,12 +3,16 @@
     python benchmarks/loss.py                   # the cells that have a bar
     python benchmarks/loss.py --all             # the whole matrix
     python benchmarks/loss.py --tokens 512 4096 --dtypes bfloat16 --trained both
+    python benchmarks/loss.py --liger           # on a GPU, beside Liger's fused cross-entropy
 
 A cell is a fresh process that runs its variants in turn, again and again, so that a busy moment of
 the machine hits them alike. Seconds are CPU seconds of two threads (on a GPU, seconds between
 events), the median of the repeats; memory is the peak beyond weights and inputs, gradients
 included. The limit is the four matrix products alone (six where both branches train), on the
-tokens that count, in the dtype that is fastest on this device. Linux only.
+tokens that count, in the dtype that is fastest on this device.
+
+Liger knows no mixed loss, but it is the cross-entropy of both branches' hidden states and heads
+side by side, [λ·h_s, (1−λ)·h_w] · [W_s, W_w]ᵀ, which are put so within the time. Linux only.
 """
 
 import argparse
@@ -54,6 +58,7 @@ class Cell:
     ignored: float
     device: str
     repeats: int
+    liger: bool
 
     @property
     def counted(self) -> int:
@@ -85,6 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--all", action="store_true", help="the whole matrix of cells")
+    parser.add_argument("--liger", action="store_true", help="where liger-kernel is installed")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
@@ -99,20 +105,21 @@ def main() -> None:
     for dtype, trained, ignored, tokens in product(
         options.dtypes, options.trained, options.ignored, options.tokens
     ):
-        cell = Cell(tokens, dtype, trained, ignored, options.device, options.repeats)
+        cell = Cell(tokens, dtype, trained, ignored, options.device, options.repeats, options.liger)
         print(row(cell, measure_apart(cell)), flush=True)
 
 
 HEADER = """\
 | tokens | dtype | trains | ignored | ours s | wall s | GFLOP/s | × products | cheap | full \
-| materialised s | × faster | extra MiB | full MiB | materialised MiB | × smaller |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
+| materialised s | × faster | extra MiB | full MiB | materialised MiB | × smaller \
+| Liger s | × faster | Liger MiB |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def row(cell: Cell, measured: dict[str, Measurement]) -> str:
     """One line of the table."""
     ours, limit = measured["ours"], measured["products"]
-    naive = measured.get("materialised")
+    naive, liger = measured.get("materialised"), measured.get("liger")
     rate = f"{cell.flops / ours.wall / 1e9:.0f}"
     peak = next((v for k, v in PEAK_FLOPS.items() if k in hardware(cell.device)), None)
     if peak and cell.dtype == "bfloat16":
@@ -133,6 +140,9 @@ def row(cell: Cell, measured: dict[str, Measurement]) -> str:
         measured["full"].extra >> 20,
         naive.extra >> 20 if naive else "",
         f"{naive.extra / ours.extra:.1f}" if naive else "",
+        f"{liger.seconds:.3g}" if liger else "",
+        f"{liger.seconds / ours.seconds:.2f}" if liger else "",
+        liger.extra >> 20 if liger else "",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -235,6 +245,8 @@ def variants(cell: Cell) -> dict[str, Run]:
     }
     if fits(cell):
         runs["materialised"] = step(lambda: materialised(hs, ws, hw, ww, labels))
+    if cell.liger:
+        runs["liger"] = step(lambda: liger(hs, ws, hw, ww, labels))
     return runs
 
 
@@ -269,6 +281,16 @@ def materialised(hs: Tensor, ws: Tensor, hw: Tensor, ww: Tensor, labels: Tensor)
     shares = torch.tensor([1 - LAM, LAM], dtype=logits.dtype, device=logits.device)
     mixed = (shares.view(2, 1, 1) * logits).sum(0)
     return F.cross_entropy(mixed.float(), labels, ignore_index=IGNORE_INDEX)
+
+
+def liger(hs: Tensor, ws: Tensor, hw: Tensor, ww: Tensor, labels: Tensor) -> Tensor:
+    """Liger's fused linear cross-entropy on both branches side by side."""
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    hidden = torch.cat((LAM * hs, (1 - LAM) * hw), dim=1)
+    return LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE_INDEX)(
+        torch.cat((ws, ww), 1), hidden, labels
+    )
 
 
 def products(cell: Cell, tensors: list[Tensor]) -> Run:

@@ -2,14 +2,15 @@
 
     python benchmarks/preference.py                        # the cells that have a bar
     python benchmarks/preference.py --trl .venv-trl/bin/python
-    python benchmarks/preference.py --only loss --tokens 2048 --dtype bfloat16
+    python benchmarks/preference.py --only loss --tokens 2048 --dtype bfloat16 --liger
 
 Each variant is a fresh process. Seconds are CPU seconds of two threads (on a GPU, seconds between
 events), the median of the repeats; memory is the peak beyond weights and inputs.
 
 - loss: the loss and its gradients on random states, V = 151,936, H = 1,024, of answers of 64 to 256
   tokens, in pairs, or eight to a question of which three are right; a question exceeds the default
-  chunk and is passed twice, but not with room of 1 GiB.
+  chunk and is passed twice, but not with room of 1 GiB. With --liger also Liger's, for which the
+  answers of pairs are padded to the longest.
 - question: forward and backward pass of a small Qwen3 on such a question, its eight answers at
   once, and on its 15 pairs one after the other, each through the same loss.
 - trl: an epoch of AdamW on the same text and the same Qwen3 by TRL's DPOTrainer, under an
@@ -37,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from loss import HIDDEN, VOCABULARY, Measurement, Run, hardware, measure_cpu, measure_cuda
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -65,7 +67,8 @@ def main() -> None:
     if options.only in (None, "loss"):
         print(f"{options.tokens} tokens, V={VOCABULARY}, H={HIDDEN}")
         ours = [f"loss/ours/{each}" for each in ("pairs", "questions", f"questions/{2**30}")]
-        report(options, ["loss/naive/pairs", *ours])
+        liger = ["loss/liger/pairs"] if options.liger else []
+        report(options, ["loss/naive/pairs", *ours, *liger])
     if options.only in (None, "question"):
         report(options, ["question/pairs", "question/once"])
     if options.trl and options.only in (None, "trl"):
@@ -83,6 +86,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--liger", action="store_true", help="where liger-kernel is installed")
     parser.add_argument("--trl", metavar="PYTHON", help="an interpreter that has TRL")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -90,14 +94,14 @@ def parse() -> argparse.Namespace:
 
 def report(options: argparse.Namespace, variants: list[str], pairs: int = 1) -> None:
     """A line for each variant, with its ratios to the first."""
+    print("| | s | × time | extra MiB | × memory |\n|---|---|---|---|---|")
     first = None
     for variant in variants:
         result = measure_apart(options, variant)
         first = first or result
         print(
-            f"{variant:32} {result.seconds / pairs:9.3f} s {result.extra >> 20:7} MiB   "
-            f"time × {result.seconds / first.seconds:.3f}, "
-            f"memory × {result.extra / first.extra:.3f}",
+            f"| {variant} | {result.seconds / pairs:.3f} | {result.seconds / first.seconds:.3f} "
+            f"| {result.extra >> 20:,} | {result.extra / first.extra:.3f} |",
             flush=True,
         )
 
@@ -136,7 +140,7 @@ def loss_run(
     """Loss and gradients on random states of pairs, or of questions."""
     torch.manual_seed(0)
     answers, own = (2, [(0, 1)]) if layout == "pairs" else (ANSWERS, QUESTION)
-    groups = round(options.tokens / (160 * answers))
+    groups = max(1, round(options.tokens / (160 * answers)))
     drawn = random.Random(0).choices(range(64, 257), k=groups * answers)
     ends = [options.tokens * end // sum(drawn) for end in accumulate(drawn, initial=0)]
     lengths = [end - start for start, end in pairwise(ends)]
@@ -153,6 +157,8 @@ def loss_run(
     def run() -> None:
         if who == "ours":
             loss = fused(hidden, head, labels, rows, chunk_bytes=int(chunk_bytes) or None)
+        elif who == "liger":
+            loss = liger(hidden, head, labels, rows)
         else:
             loss = materialised(hidden, head, labels, rows)
         loss.backward()
@@ -205,6 +211,18 @@ def materialised(hidden: Tensor, head: Tensor, labels: Tensor, rows: Rows) -> Te
     sums = torch.stack([each.sum() for each in logps.split(rows.lengths)])
     chosen, rejected = map(list, zip(*rows.pairs, strict=True))
     return -F.logsigmoid(OBJECTIVE.beta * (sums[chosen] - sums[rejected])).mean()
+
+
+def liger(hidden: Tensor, head: Tensor, labels: Tensor, rows: Rows) -> Tensor:
+    """Liger's fused DPO without a reference; all chosen answers first, padded."""
+    from liger_kernel.chunked_loss import LigerFusedLinearDPOLoss
+
+    order = [member for members in zip(*rows.pairs, strict=True) for member in members]
+    states, targets = hidden.split(rows.lengths), labels.split(rows.lengths)
+    padded = pad_sequence([states[i] for i in order], batch_first=True)
+    wanted = pad_sequence([targets[i] for i in order], batch_first=True, padding_value=IGNORE_INDEX)
+    loss = LigerFusedLinearDPOLoss(IGNORE_INDEX, OBJECTIVE.beta, use_ref_model=False)
+    return loss(head, padded, wanted)[0]
 
 
 # a question

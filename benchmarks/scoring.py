@@ -2,11 +2,12 @@
 
     python benchmarks/scoring.py
 
-Each variant runs in a fresh process. Seconds are CPU seconds; memory is the peak beyond weights and
-inputs. The limit of the first table is the matrix product alone. The second table scores samples
-of mixed length with a small random Qwen3: ours forms batches by length and makes logits for answers
-only; the alternatives make logits for every position, of samples padded to 4,096 tokens or one by
-one without padding. Linux only.
+Each variant runs in a fresh process. Seconds are CPU seconds, in float32 (on a GPU, of the clock,
+in bfloat16); memory is the peak beyond weights and inputs. The limit of the first table is the
+matrix product alone. The second table scores samples of mixed length with a small random Qwen3 (on
+a GPU, of the shape of 0.6B): ours forms batches by length and makes logits for answers only; the
+alternatives make logits for every position, of samples padded to 4,096 tokens or one by one
+without padding. Linux only.
 """
 
 import os
@@ -25,6 +26,9 @@ from functools import partial
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
+from loss import hardware
+from step import SHAPES
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
@@ -36,9 +40,11 @@ from wdl.losses.entropy import token_entropy
 
 VOCABULARY, HIDDEN, TOKENS = 151_936, 1024, 2048
 PRODUCT_COLUMNS = 8192
-SMALL_VOCABULARY = 32_768
+CUDA = torch.cuda.is_available()
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
+SMALL_VOCABULARY = VOCABULARY if CUDA else 32_768
 PADDED = 4096
-SAMPLES = 64
+SAMPLES = 512 if CUDA else 64
 PADDED_SAMPLES = 4
 
 
@@ -50,7 +56,7 @@ def materialised(hidden: Tensor, head: Tensor) -> Tensor:
 
 def products(hidden: Tensor, head: Tensor) -> Tensor:
     """The matrix product alone, a tile of the vocabulary at a time, which is fastest."""
-    buffer = torch.empty(len(hidden), PRODUCT_COLUMNS)
+    buffer = hidden.new_empty(len(hidden), PRODUCT_COLUMNS)
     for tile in head.split(PRODUCT_COLUMNS):
         torch.mm(hidden, tile.T, out=buffer[:, : len(tile)])
     return buffer[:, 0]
@@ -60,25 +66,36 @@ WAYS = {"ours": token_entropy, "materialised": materialised, "product": products
 
 
 def peak() -> int:
-    """Highest resident memory so far, in bytes."""
+    """Most memory so far, in bytes: of the GPU, or resident."""
+    if CUDA:
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def clock() -> float:
+    """Seconds: of the processor, or on a GPU of the clock, when all that was asked is done."""
+    if CUDA:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
 def measure_head(way: str, repeats: int) -> dict[str, float]:
-    """CPU seconds (best of some) and peak extra bytes of one way on random operands."""
+    """Seconds (best of some) and peak extra bytes of one way on random operands."""
     torch.manual_seed(0)
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD: large freed memory is given back
     libc.mallopt(-1, 1 << 26)  # M_TRIM_THRESHOLD: small freed memory is not, as by default
     with torch.no_grad():
-        hidden, head = torch.randn(TOKENS, HIDDEN), torch.randn(VOCABULARY, HIDDEN).mul_(0.05)
+        hidden = torch.randn(TOKENS, HIDDEN, device=DEVICE, dtype=DTYPE)
+        head = torch.randn(VOCABULARY, HIDDEN, device=DEVICE, dtype=DTYPE).mul_(0.05)
         WAYS[way](hidden[:2], head[:64])
         before = peak()
         seconds = []
         for _ in range(repeats):
-            start = time.process_time()
+            start = clock()
             WAYS[way](hidden, head)
-            seconds.append(time.process_time() - start)
+            seconds.append(clock() - start)
     return {"seconds": min(seconds), "extra": peak() - before}
 
 
@@ -89,12 +106,13 @@ def head_table(repeats: int) -> None:
         command = [sys.executable, __file__, "--way", way, "--repeats", str(repeats)]
         results[way] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     ours, naive = results["ours"], results["materialised"]
-    print(f"V={VOCABULARY}, H={HIDDEN}, {TOKENS} tokens, float32, torch {torch.__version__}\n")
-    print("| way | CPU s | extra MiB | × ours s | × ours MiB |\n|---|---|---|---|---|")
+    print(f"{hardware(DEVICE)}, torch {torch.__version__}, {DTYPE}")
+    print(f"V={VOCABULARY}, H={HIDDEN}, {TOKENS} tokens\n")
+    print("| way | s | extra MiB | × ours s | × ours MiB |\n|---|---|---|---|---|")
     for way, found in results.items():
         time_ratio, memory_ratio = (found[key] / ours[key] for key in ("seconds", "extra"))
         print(
-            f"| {way} | {found['seconds']:.2f} | {found['extra'] / 2**20:.0f} "
+            f"| {way} | {found['seconds']:.3g} | {found['extra'] / 2**20:.0f} "
             f"| {time_ratio:.2f} | {memory_ratio:.2f} |"
         )
     faster, most = (naive["seconds"] / results[way]["seconds"] for way in ("ours", "product"))
@@ -106,19 +124,23 @@ def head_table(repeats: int) -> None:
 
 
 def small_model() -> PreTrainedModel:
-    """A random Qwen3 that a CPU runs in no time."""
+    """A random Qwen3 that a CPU runs in no time; for a GPU, one of the shape of 0.6B."""
     torch.manual_seed(0)
+    small = (256, 768, 4, 4, 2, 64)
+    hidden, intermediate, layers, heads, key_heads, size = SHAPES["0.6B"][:-1] if CUDA else small
     config = Qwen3Config(
         vocab_size=SMALL_VOCABULARY,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        head_dim=size,
         tie_word_embeddings=True,
     )
-    return Qwen3ForCausalLM(config).eval()
+    with torch.device(DEVICE):
+        model = Qwen3ForCausalLM._from_config(config, dtype=DTYPE)
+    return model.eval()
 
 
 def mixed_samples(count: int) -> list[Encoded]:
@@ -136,14 +158,15 @@ def score_ours(model: PreTrainedModel, samples: list[Encoded]) -> None:
     """Batches by length, logits where they count."""
     for batch in score_batches([len(sample["input_ids"]) for sample in samples]):
         rows = [samples[position] for position in batch]
-        sample_entropies(model, dict(collate(rows, batch, 0, 1)))
+        inputs = move_data_to_device(dict(collate(rows, batch, 0, 1)), model.device)
+        sample_entropies(model, inputs)
 
 
 @torch.no_grad()
 def score_all_positions(width: int, model: PreTrainedModel, samples: list[Encoded]) -> None:
     """One by one, padded to ``width`` (0: not at all), logits for every position."""
     for sample in samples:
-        ids = torch.tensor([sample["input_ids"]])
+        ids = torch.tensor([sample["input_ids"]], device=model.device)
         ids = torch.nn.functional.pad(ids, (0, max(0, width - ids.shape[1])))
         logits = model(input_ids=ids, attention_mask=(ids > 0).long(), use_cache=False).logits[0]
         p = torch.softmax(logits.float(), dim=-1)
@@ -158,14 +181,17 @@ def sample_table() -> None:
         f"padded to {PADDED}": (partial(score_all_positions, PADDED), PADDED_SAMPLES),
         "one by one": (partial(score_all_positions, 0), SAMPLES),
     }
-    print("| way | samples per CPU s | ours × |\n|---|---|---|")
+    print("| way | samples/s | tokens/s | ours × |\n|---|---|---|---|")
     rates: list[float] = []
     for name, (way, count) in ways.items():
         way(model, samples[:2])
-        start = time.process_time()
+        start = clock()
         way(model, samples[:count])
-        rates.append(count / (time.process_time() - start))
-        print(f"| {name} | {rates[-1]:.1f} | {rates[0] / rates[-1]:.1f} |", flush=True)
+        seconds = clock() - start
+        tokens = sum(len(sample["input_ids"]) for sample in samples[:count])
+        rates.append(count / seconds)
+        speeds = f"{rates[-1]:.1f} | {tokens / seconds:,.0f} | {rates[0] / rates[-1]:.1f}"
+        print(f"| {name} | {speeds} |", flush=True)
 
 
 def main() -> None:

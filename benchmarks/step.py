@@ -1,15 +1,18 @@
 """Time and memory of a training step: SFT, joint with weak frozen, with both trained, with LoRA.
 
-    python benchmarks/step.py
-    python benchmarks/step.py --hidden 2560 --layers 16 --tokens 16384 --peak-tflops 989  # H200
+    python benchmarks/step.py                                       # a small Qwen3, on a CPU
+    python benchmarks/step.py --shapes 0.6B 1.7B 4B --tokens 16384  # on a GPU
 
-A step is forward and backward pass, clipping and AdamW on one batch, by the module that `wdl fit`
-trains, on a random Qwen3 in which the backbone dominates. Each variant runs in a fresh process.
-Seconds are CPU seconds (on a GPU, wall-clock), the median of the repeats; memory is the peak with
-weights, gradients and optimizer state. The limits count floating-point operations: 3 for a forward
-and backward pass, 1 for the forward pass of a frozen branch, and 2 for a strong branch of which
-only an adapter trains, whose own operations are not counted. Model FLOP utilisation leaves out
-attention scores. Linux only.
+A step is the forward and backward pass of one pack of samples, all of whose tokens count, by the
+module that ``wdl fit`` trains, on random branches; clipping and AdamW, once in many packs, are
+timed apart. Each row is a fresh process. Seconds are CPU seconds of two threads (on a GPU, of the
+clock), the median of the repeats; memory is the peak of all, weights, gradients and moments
+included. On a GPU all of these are bfloat16.
+
+FLOPs are those of the matrix products with weights and of causal attention within samples: three
+times the forward pass for a branch that trains, once for one that does not, and twice for one of
+which only an adapter trains, whose own are not counted. What gradient checkpointing computes twice
+counts once. The limit is what they are of SFT's. Linux only.
 """
 
 import argparse
@@ -20,140 +23,191 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
-from transformers.utils.logging import disable_progress_bar
+from loss import PEAK_FLOPS, hardware
+from transformers import Qwen3Config
 
-from wdl.branches.lora import Lora
+from wdl.branches.loading import load_branch
+from wdl.branches.lora import Lora, add_adapter
 from wdl.config.paths import ModelSource
-from wdl.data.batches import Batch
+from wdl.data.batches import Batch, collate_pack
 from wdl.training.weak_driven import WeakDrivenModule
 
-OPERATIONS = {"sft": 3, "frozen": 4, "both": 6, "lora": 3}
-"""Passes through a branch, a backward pass being as much as two forward: one for the gradients of
-activations, one for those of weights."""
-VOCABULARY = 4096
+SHAPES = {
+    "tiny": (64, 128, 2, 4, 2, 16, 512),
+    "small": (512, 1536, 8, 8, 8, 64, 4096),
+    "0.6B": (1024, 3072, 28, 16, 8, 128, 151_936),
+    "1.7B": (2048, 6144, 28, 16, 8, 128, 151_936),
+    "4B": (2560, 9728, 36, 32, 8, 128, 151_936),
+}
+"""Hidden and intermediate size, layers, heads, key heads, size of a head, vocabulary."""
+PASSES = {"sft": 3, "frozen": 4, "both": 6, "lora": 3}
+"""Forward passes through a branch that a step is worth."""
+CUDA = torch.cuda.is_available()
+HEADER = """\
+| shape | pair | recomputes | step s | × SFT | limit | tokens/s | MFU | peak MiB | AdamW s |
+|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def main() -> None:
-    """Measure the variants, each in a process of its own, and print a row for each."""
-    arguments = parse()
-    if arguments.variant:
-        print(json.dumps(measure(arguments)))
+    """Measure what the command line asks for and print a row for each."""
+    options = parse()
+    if options.row:
+        print(json.dumps(measure(options, *json.loads(options.row))))
         return
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, 2 threads"
-    print(
-        f"{device}; hidden {arguments.hidden}, {arguments.layers} layers, vocabulary {VOCABULARY}"
-    )
-    print(f"{'variant':8} {'seconds':>8} {'tokens/s':>9} {'peak MiB':>9} {'× SFT':>6} {'limit':>6}")
-    with tempfile.TemporaryDirectory() as folder:
-        write_model(Path(folder), arguments)
-        baseline = 0.0
-        for variant, operations in OPERATIONS.items():
-            command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-            child = subprocess.run(
-                [*command, "--model", folder], check=True, stdout=subprocess.PIPE, text=True
-            )
+    device = hardware("cuda" if CUDA else "cpu")
+    lengths = f"packs of {options.tokens} tokens, samples of {options.sample}"
+    print(f"{device}, torch {torch.__version__}, {lengths}\n{HEADER}")
+    first: dict[tuple[str, bool], float] = {}
+    for shape, pair, recomputes in product(
+        options.shapes, options.pairs, [kept == "on" for kept in options.recompute]
+    ):
+        command = [sys.executable, __file__, *sys.argv[1:]]
+        child = subprocess.run(
+            [*command, "--row", json.dumps([shape, pair, recomputes])],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        cells = [shape, pair, "yes" if recomputes else "no"]
+        if child.returncode:
+            cells += [f"exit code {child.returncode}", *[""] * 6]
+        else:
             result = json.loads(child.stdout.splitlines()[-1])
-            baseline = baseline or result["seconds"]
-            print(row(variant, result, baseline, operations, arguments), flush=True)
+            if pair == "sft":
+                first[shape, recomputes] = result["step"]
+            sft = first.get((shape, recomputes))
+            cells += numbers(result, sft, PASSES[pair] / PASSES["sft"], device)
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def parse() -> argparse.Namespace:
-    """The command line; --variant and --model are for the processes that measure."""
+    """The command line; --row is for the processes that measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=512, help="tokens of the step, one sequence")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--peak-tflops", type=float, help="of this GPU, for its utilisation")
-    parser.add_argument("--variant", choices=OPERATIONS, help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["small"])
+    parser.add_argument("--pairs", nargs="+", choices=PASSES, default=list(PASSES))
+    parser.add_argument("--recompute", nargs="+", choices=["on", "off"], default=["off"])
+    parser.add_argument("--tokens", type=int, default=512, help="of a pack")
+    parser.add_argument("--sample", type=int, default=512, help="tokens of a sample")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--row", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def row(
-    variant: str, result: dict, baseline: float, operations: int, arguments: argparse.Namespace
-) -> str:
-    """One line of the table."""
-    speed = arguments.tokens / result["wall"]
-    columns = (
-        f"{variant:8} {result['seconds']:8.3f} {speed:9.0f} {result['peak'] / 2**20:9.0f} "
-        f"{result['seconds'] / baseline:6.3f} {operations / 3:6.3f}"
-    )
-    if arguments.peak_tflops:
-        flops = 2 * result["parameters"] * operations * speed
-        columns += f"   MFU {flops / arguments.peak_tflops / 1e12:.1%}"
-    return columns
+def numbers(result: dict[str, float], sft: float | None, limit: float, device: str) -> list[str]:
+    """The cells of what was measured; ``sft`` is how long a step of SFT takes, if that is known."""
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
+    return [
+        f"{result['step']:.3f}",
+        f"{result['step'] / sft:.3f}" if sft else "",
+        f"{limit:.3f}",
+        f"{result['tokens'] / result['wall']:,.0f}",
+        f"{result['flops'] / result['wall'] / peak:.1%}" if peak else "unknown",
+        f"{result['peak'] / 2**20:,.0f}",
+        f"{result['update']:.3f}",
+    ]
 
 
-def write_model(folder: Path, arguments: argparse.Namespace) -> None:
-    """A random Qwen3 with the proportions of the real ones."""
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=arguments.hidden,
-        intermediate_size=3 * arguments.hidden,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=arguments.hidden // 64,
-        num_key_value_heads=arguments.hidden // 64,
-        head_dim=64,
-        max_position_embeddings=arguments.tokens,
-        tie_word_embeddings=True,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds and peak bytes of one variant."""
+def measure(
+    options: argparse.Namespace, shape: str, pair: str, recomputes: bool
+) -> dict[str, float]:
+    """Seconds of a step and of AdamW, its FLOPs and tokens, and the peak in bytes."""
     torch.set_num_threads(2)
-    disable_progress_bar()
-    cuda = torch.cuda.is_available()
-    torch.set_default_dtype(torch.bfloat16 if cuda else torch.float32)
-    source, before = ModelSource(arguments.model), resource.getrusage(resource.RUSAGE_SELF)
-    module = WeakDrivenModule(
-        source,
-        None if arguments.variant == "sft" else source,
-        lam=1.0 if arguments.variant == "sft" else 0.5,
-        train_weak=arguments.variant == "both",
-        lora=Lora() if arguments.variant == "lora" else None,
-    )
-    module.configure_model()
-    module.to("cuda" if cuda else "cpu")
+    batch = make_batch(options.tokens, options.sample, SHAPES[shape][-1])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    module = make_module(shape, pair, recomputes)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5)
-    batch = make_batch(arguments.tokens, next(module.parameters()).device)
-    seconds, walls = [], []
-    for _ in range(arguments.repeats + 2):
-        cpu_start, start = time.process_time(), time.perf_counter()
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=CUDA)
+    steps, walls, updates = [], [], []
+    for _ in range(options.repeats + 1):
+        start, wall = clock(), time.perf_counter()
         module(batch)[0].backward()
+        end = clock()
+        walls.append(time.perf_counter() - wall)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        optimizer.zero_grad()
-        if cuda:
-            torch.cuda.synchronize()
-        walls.append(time.perf_counter() - start)
-        seconds.append(walls[-1] if cuda else time.process_time() - cpu_start)
-    host = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before.ru_maxrss)
+        optimizer.zero_grad(set_to_none=False)
+        steps.append(end - start)
+        updates.append(clock() - end)
+    host = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    samples = options.tokens // options.sample
     return {
-        "seconds": statistics.median(seconds[2:]),
-        "wall": statistics.median(walls[2:]),
-        "peak": torch.cuda.max_memory_allocated() if cuda else host,
-        "parameters": sum(parameter.numel() for parameter in module.strong.parameters()),
+        "step": statistics.median(steps[1:]),
+        "wall": statistics.median(walls[1:]),
+        "update": statistics.median(updates[1:]),
+        "tokens": samples * options.sample,
+        "flops": PASSES[pair] * forward_flops(SHAPES[shape], samples, options.sample),
+        "peak": torch.cuda.max_memory_allocated() if CUDA else host,
     }
 
 
-def make_batch(tokens: int, device: torch.device) -> Batch:
-    """One random sequence, all of which is completion."""
-    ids = torch.randint(VOCABULARY, (1, tokens + 1), device=device)
-    return {
-        "input_ids": ids[:, :-1],
-        "attention_mask": torch.ones(1, tokens, dtype=torch.int64, device=device),
-        "labels": ids[:, 1:],
-        "sample_ids": torch.zeros(1, dtype=torch.int64),
-        "denominator": tokens,
-    }
+def clock() -> float:
+    """Seconds: of the processor, or on a GPU of the clock, when all that was asked is done."""
+    if CUDA:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def make_module(shape: str, pair: str, recomputes: bool) -> WeakDrivenModule:
+    """The module that ``wdl fit`` trains, with random branches."""
+    hidden, intermediate, layers, heads, key_heads, size, vocabulary = SHAPES[shape]
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        head_dim=size,
+        tie_word_embeddings=True,
+        architectures=["Qwen3ForCausalLM"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config.to_dict()))
+        source = ModelSource(folder)
+        module = WeakDrivenModule(
+            source,
+            None if pair == "sft" else source,
+            lam=1.0 if pair == "sft" else 0.5,
+            train_weak=pair == "both",
+            lora=Lora() if pair == "lora" else None,
+        )
+        for name in ("strong", "weak") if pair in ("frozen", "both") else ("strong",):
+            with torch.device("cuda" if CUDA else "cpu"):
+                dtype = torch.bfloat16 if CUDA else torch.float32
+                branch = load_branch(folder, dtype, pretrained=False, packed=True)
+                if pair == "lora":
+                    add_adapter(branch, Lora())
+            if name == "weak" and pair == "frozen":
+                branch.requires_grad_(False).eval()
+            elif recomputes:
+                branch.gradient_checkpointing_enable({"use_reentrant": False})
+            module.branches[name] = branch
+    return module
+
+
+def make_batch(tokens: int, sample: int, vocabulary: int) -> Batch:
+    """One pack of random samples."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (tokens // sample, sample), generator=generator).tolist()
+    rows = [{"input_ids": each, "prompt_length": 1} for each in ids]
+    batch = collate_pack(rows, range(len(rows)), 0, tokens)  # type: ignore[arg-type]
+    for part in (batch, batch["segments"]):
+        for name, value in part.items():
+            if isinstance(value, torch.Tensor) and CUDA:
+                part[name] = value.cuda()  # type: ignore[literal-required]
+    return batch
+
+
+def forward_flops(shape: tuple[int, ...], samples: int, tokens: int) -> int:
+    """Of the products with weights, 2 each, and of the half of attention that is not masked."""
+    hidden, intermediate, layers, heads, key_heads, size, vocabulary = shape
+    layer = hidden * size * 2 * (heads + key_heads) + 3 * hidden * intermediate
+    scores = 2 * heads * size * tokens * tokens
+    return samples * (layers * (2 * layer * tokens + scores) + 2 * hidden * vocabulary * tokens)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from wdl.tiny.model import write_tiny_architecture
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a shell put aside
     signal.signal(signal.SIGINT, signal.default_int_handler)  # or no child could be interrupted
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where tests marked ``device`` compute, which ``make gpu`` runs on a GPU."""
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
 SIZES: dict[str, Any] = {

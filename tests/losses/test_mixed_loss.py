@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import DEVICE
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -461,20 +462,21 @@ def test_constant_weak_logits_only_scale() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(each, strong) for each in (flat, scaled)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-3)])
-def test_on_a_gpu(dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.device
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3)])
+def test_on_this_device(dtype: torch.dtype, tolerance: float) -> None:
     pair = make_pair(dtype, tokens=301, confidence=2.2)
     exact_loss = written_out(exact := pair.to(torch.float64), 0.5)
-    on_gpu = Pair._make([tensor.detach().cuda() for tensor in pair])
-    for tensor in on_gpu.tensors:
+    there = Pair._make([tensor.detach().to(DEVICE) for tensor in pair])
+    for tensor in there.tensors:
         tensor.requires_grad_()
-    loss = mixed_linear_cross_entropy(*on_gpu, 0.5, chunk_bytes=TEN_TOKENS * 5)
-    usual = written_out(on_gpu, 0.5)
+    loss = mixed_linear_cross_entropy(*there, 0.5, chunk_bytes=TEN_TOKENS * 5)
+    usual = written_out(there, 0.5)
     assert distance(loss.cpu(), exact_loss) < tolerance
     for ours, theirs, truth in zip(
-        gradients(loss, on_gpu), gradients(usual, on_gpu), gradients(exact_loss, exact), strict=True
+        gradients(loss, there), gradients(usual, there), gradients(exact_loss, exact), strict=True
     ):
         assert distance(ours.cpu(), truth) < tolerance
-        if dtype == torch.bfloat16:  # confident tokens: at least twice as exact
+        # confident tokens: at least twice as exact, since CUDA's products come out in float32
+        if dtype == torch.bfloat16 and DEVICE.type == "cuda":
             assert distance(ours.cpu(), truth) < distance(theirs.cpu(), truth) / 2

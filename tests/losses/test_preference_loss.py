@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ARCHITECTURES
+from conftest import ARCHITECTURES, DEVICE
 from test_mixed_loss import VOCABULARY, distance, set_products
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -557,14 +557,14 @@ def test_wrong_arguments(change: dict[str, Any], message: str) -> None:
         linear_preference_loss(**arguments, objective=Preference("ipo"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.device
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3)])
-def test_on_a_gpu(dtype: torch.dtype, tolerance: float) -> None:
+def test_on_this_device(dtype: torch.dtype, tolerance: float) -> None:
     batch, objective = make_batch(dtype), Preference(nll=0.2)
     exact = written_out(wide := batch.to(torch.float64), objective)
-    hidden, head = (t.detach().cuda().requires_grad_() for t in (batch.hidden, batch.head))
-    on_gpu = replace(batch, hidden=hidden, head=head, labels=batch.labels.cuda())
-    loss = on_gpu.loss(objective, TOKEN * 20).loss
+    hidden, head = (t.detach().to(DEVICE).requires_grad_() for t in (batch.hidden, batch.head))
+    there = replace(batch, hidden=hidden, head=head, labels=batch.labels.to(DEVICE))
+    loss = there.loss(objective, TOKEN * 20).loss
     assert distance(loss.cpu(), exact) < tolerance
-    ours = tuple(gradient.cpu() for gradient in gradients(loss, on_gpu))
+    ours = tuple(gradient.cpu() for gradient in gradients(loss, there))
     assert_close(ours, gradients(exact, wide), tolerance)
