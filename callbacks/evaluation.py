@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from wdl.callbacks.control import CONTROL, starting_points, train_control
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
+from wdl.callbacks.throughput import Throughput
 
 from wdl.config.parser import check_syntax
 from wdl.config.paths import InputPath, ModelSource
@@ -209,6 +210,9 @@ class Evaluation(Callback):
         dynamics = {n.removeprefix(DYNAMICS): v for n, v in found.items() if DYNAMICS in n}
         losses = {name: value for name, value in found.items() if DYNAMICS not in name}
         results = scores | {"steps": trainer.global_step, "tokens": tokens}
+        for one in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(one, Throughput) and one.totals:
+                results["throughput"] = one.totals
         results |= {"validation": losses, "dynamics": dynamics}
         write_json(run.results, results)
         graded = {f"exact_match/{k}": v for k, v in scores.get("exact_match", {}).items()}

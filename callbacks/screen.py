@@ -1,17 +1,40 @@
-"""What ``wdl validate`` shows: the few numbers that are read, by branch, and then the rest."""
+"""What is shown beside the bar: of a fit its branches, of ``wdl validate`` tables of the metrics.
+
+First come the few numbers that are read, by branch, and then the rest.
+"""
 
 import math
 
 import lightning.pytorch as pl
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_info
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from wdl.branches.whole_weights import whole_shapes
 from wdl.metrics.dynamics import BRANCHES, DYNAMICS, LOSSES
 from wdl.metrics.preference import SIDES
+from wdl.training.pair import Pair
 
 FIRST = ("entropy", "margin", "p_target", "saturation")
+
+
+class BranchSummary(Callback):
+    """Says of each branch how large it is and how much of it trains."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """When the branches are loaded."""
+        assert isinstance(pl_module, Pair)
+        for name, branch in pl_module.branches.items():
+            weights = dict(branch.named_parameters())
+            sizes = {n: shape.numel() for n, shape in whole_shapes(weights).items()}
+            trained = sum(sizes[n] for n, weight in weights.items() if weight.requires_grad)
+            total = sum(sizes.values())
+            share = {total: "all", 0: "none"}.get(trained, f"{trained:,}")
+            rank_zero_info(
+                f"{name}: {type(branch).__name__}, {total:,} parameters, of which {share} train"
+            )
 
 
 class ValidationTable(Callback):

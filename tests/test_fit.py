@@ -65,8 +65,9 @@ def settings(
 @pytest.fixture(scope="module")
 def run(settings: list[str]) -> Path:
     """The folder of a finished joint run with its control."""
-    wdl("fit", *settings)
+    child = wdl("fit", *settings)
     (runs,) = (flag.removeprefix("--runs=") for flag in settings if flag.startswith("--runs="))
+    Path(runs, "screen.txt").write_text(child.stdout + child.stderr)
     return (Path(runs) / "joint" / "latest" / "strong").resolve().parent
 
 
@@ -87,6 +88,18 @@ def test_results_hold_all_four_rows(run: Path) -> None:
     for label in expected:
         answers = (run / "evaluation" / label / "arithmetic.jsonl").read_text().splitlines()
         assert len(answers) == 3
+
+
+def test_its_pace_is_in_lines_where_no_terminal_is(run: Path) -> None:
+    screen = (run.parents[1] / "screen.txt").read_text()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", screen) and "FLOPs" not in screen
+    paces = re.findall(r"^step (\d+) of (\d+): loss .* tokens/s, .* left$", screen, re.MULTILINE)
+    results = json.loads((run / "results.json").read_text())
+    steps = list(range(1, results["steps"] + 1))
+    both = [*steps, *range(1, int(paces[-1][1]) + 1)]  # its own and its control's
+    assert [int(step) for step, _ in paces] == both
+    assert results["throughput"]["tokens_per_s"] > 0
+    assert "throughput/tokens_per_s" in read_events(run).Tags()["scalars"]
 
 
 def test_the_control_saw_as_many_tokens(run: Path) -> None:

@@ -7,6 +7,7 @@ whose options can be given without naming it: ``--model.strong X``.
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,8 +25,9 @@ from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
 from wdl.callbacks.samples import PictureSamples
 from wdl.callbacks.saved_config import SavedConfig
-from wdl.callbacks.screen import ValidationTable
+from wdl.callbacks.screen import BranchSummary, ValidationTable
 from wdl.callbacks.stopping import StopOnSignal
+from wdl.callbacks.throughput import Throughput
 from wdl.config.parser import PlainParser
 from wdl.data.planned import PlannedDataModule
 from wdl.data.weak_driven import WeakDrivenDataModule
@@ -204,6 +206,9 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(logger=loggers, default_root_dir=root, **kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        # in a file a bar is rows of broken ones; the summary knows no branches, and counts no FLOPs
+        shown = {"enable_progress_bar": sys.stdout.isatty(), "enable_model_summary": False}
+        config |= {name: show for name, show in shown.items() if config[name] is None}
         if config["fast_dev_run"]:  # which leaves nothing behind
             callbacks = []
         elif config["enable_checkpointing"] is False:
@@ -255,7 +260,10 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         PlannedDataModule,
         save_config_callback=SavedConfig,
         trainer_defaults={
-            "callbacks": [DynamicsHistograms(), PictureSamples(), ValidationTable(), StopOnSignal()]
+            "callbacks": [
+                *(DynamicsHistograms(), PictureSamples(), ValidationTable(), BranchSummary()),
+                *(Throughput(), StopOnSignal()),
+            ],
         },
         seed_everything_default=42,
         parser_kwargs={"prog": "wdl"}

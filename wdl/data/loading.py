@@ -4,10 +4,12 @@ Streams, because Lightning wraps and reshuffles the samplers of other data sets 
 processes (and under DeepSpeed on one).
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
 from wdl.data.batches import Batch
@@ -17,6 +19,25 @@ from wdl.system.types import Dataset
 
 Collate = Callable[[list[Any], int], Batch]
 """Makes a batch of the rows of a micro-batch and of its denominator."""
+
+
+class Work(NamedTuple):
+    """What training on some samples amounts to.
+
+    Attributes:
+        lengths: [sequences] tokens of each that runs through the model, without padding.
+        counted: How many of all these the output head reads: completion tokens.
+    """
+
+    lengths: NDArray[np.int64]
+    counted: int
+
+
+def work_of(sequences: Dataset, positions: Sequence[int]) -> Work:
+    """That of some sequences."""
+    rows = rows_at(sequences.select_columns(["length", "prompt_length"]), positions)
+    lengths = np.array([row["length"] for row in rows], dtype=np.int64)
+    return Work(lengths, int(lengths.sum()) - sum(row["prompt_length"] for row in rows))
 
 
 class MicroBatches(Protocol):

@@ -9,6 +9,7 @@ repeated, resumed, and shared out among any number of processes.
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from wdl.branches.vision import ImageLimits
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.batches import Batch
 from wdl.data.corpus import Corpus, column
-from wdl.data.loading import RankShare, batch_loader
+from wdl.data.loading import RankShare, Work, batch_loader, work_of
 from wdl.data.packing import pack
 from wdl.data.plan import MicroBatch, Plan, accumulation
 from wdl.data.records import OnBadRow, TooLong
@@ -123,6 +124,10 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
     def counts(self, samples: Dataset) -> NDArray[np.int64]:
         """What each sample counts for in the denominator of its step: its completion tokens."""
         return _lengths(samples) - column(samples, "prompt_length")
+
+    def work(self, samples: Sequence[int]) -> Work:
+        """What training on some of ``train_samples`` amounts to."""
+        return work_of(self.train_samples, samples)
 
     def collate(self, rows: list[Any], denominator: int) -> Batch:
         """The batch of a micro-batch."""

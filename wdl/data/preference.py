@@ -7,7 +7,7 @@ many pairs it takes part, and a question weighs 1, however many pairs it has.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NotRequired
 
@@ -19,6 +19,7 @@ from wdl.branches.sources import check_source
 from wdl.config.paths import DataSource, ModelSource
 from wdl.data.batches import Batch
 from wdl.data.corpus import column, rows_at
+from wdl.data.loading import Work, work_of
 from wdl.data.plan import Plan
 from wdl.data.planned import PlannedDataModule
 from wdl.data.preference_corpus import PreferenceCorpus, flattened
@@ -164,6 +165,11 @@ class PreferenceDataModule(PlannedDataModule):
     def counts(self, samples: Dataset) -> NDArray[np.int64]:
         """1 for each question."""
         return np.ones(len(samples), dtype=np.int64)
+
+    def work(self, samples: Sequence[int]) -> Work:
+        """That of all sequences of some questions."""
+        rows = rows_at(self.train_samples.select_columns("sequences"), samples)
+        return work_of(self.corpus.sequences, [one for row in rows for one in row["sequences"]])
 
     def collate(self, rows: list[Any], denominator: int) -> PreferenceBatch:
         """The batch of some questions: their sequences, padded or packed, and their pairs."""

@@ -29,6 +29,7 @@ from wdl.data.batches import Batch
 from wdl.data.planned import PlannedDataModule
 from wdl.data.scoring import branch_digest
 from wdl.errors import UserError
+from wdl.metrics.flops import Trains
 from wdl.metrics.token_mean import TokenMean
 from wdl.system.types import PreTrainedModel
 from wdl.training.optimizer_step import OptimizerStep, Schedule, make_optimizer, with_schedule
@@ -171,11 +172,17 @@ class Pair(pl.LightningModule, ABC):
         own = name in self.branches  # or it is the strong one without its adapter
         branch = cast(PreTrainedModel, self.branches[name if own else "strong"])
         acting = nullcontext() if own else without_adapter(branch)
-        trains = torch.is_grad_enabled() and (name == "strong" or self.train_weak)
+        trains = torch.is_grad_enabled() and self.trains(name) != "nothing"
         with acting, torch.set_grad_enabled(trains):
             tokens, mask = batch["input_ids"], batch["attention_mask"]
             states = hidden_states(branch, tokens, mask, batch.get("segments"), batch.get("images"))
         return states.flatten(0, 1), output_head(branch).weight
+
+    def trains(self, name: str) -> Trains:
+        """What trains of a branch."""
+        if name == "weak" and not self.train_weak:
+            return "nothing"
+        return "all" if self.lora is None else "adapter"
 
     def is_frozen(self, name: str) -> bool:
         """Whether a weight stays as its source has it; then no checkpoint holds it."""
@@ -213,10 +220,15 @@ class Pair(pl.LightningModule, ABC):
         """Stop before a loss or a gradient that is not finite reaches the weights."""
         self._step.finish(self)
 
+    @property
+    def step_loss(self) -> Tensor:
+        """Of the last whole optimizer step, over all processes."""
+        return self._step.loss
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the loss of each whole optimizer step."""
         if self._step.is_whole:
-            self.log("train/loss", self._step.loss, prog_bar=True)
+            self.log("train/loss", self.step_loss, prog_bar=True)
             self.on_optimizer_step_end()
 
     def on_optimizer_step_end(self) -> None:
