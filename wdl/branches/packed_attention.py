@@ -138,15 +138,15 @@ def _kernel_takes(query: Tensor, value: Tensor) -> bool:
 
 
 @cache
-def _kernel() -> Callable[..., Tensor]:
-    """torch's variable-length attention, for heads that share keys.
+def _kernel() -> Callable[..., Any]:
+    """The variable-length attention of torch, for heads that share keys.
 
     Since torch 2.12 they have to be asked for; the kernel of 2.11 takes them as they are.
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    asked = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
-    return partial(varlen_attn, **asked)
+    known = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    return partial(varlen_attn, enable_gqa=True) if known else varlen_attn
 
 
 @lru_cache(maxsize=1)

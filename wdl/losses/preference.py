@@ -239,7 +239,8 @@ class _Pairs:
         self.objective = objective
         ascending = sorted(pairs)  # so that a range of sequences has a range of pairs
         self.firsts = [chosen for chosen, _, _ in ascending]
-        self.sides = sent([pair[:2] for pair in ascending], torch.int64, device).view(-1, 2)
+        sides = [side for *both, _ in ascending for side in both]
+        self.sides = sent(sides, torch.int64, device).view(-1, 2)
         self.weights = sent([weight for *_, weight in ascending], torch.float64, device)
         self.lengths = sent(lengths, torch.float64, device)
         if not isinstance(reference, Tensor):
