@@ -1,13 +1,16 @@
 """Attention over packs: several samples in one row, none of which sees another.
 
-CUDA runs torch's variable-length kernel. A CPU attends segment by segment, which costs no more than
-the samples alone; a dense block-diagonal mask would cost more than the padding it saves.
+CUDA runs torch's variable-length kernel, once for a pack. Where that cannot be, on a CPU or for a
+head size or dtype that it refuses, attention goes segment by segment, which costs no more than the
+samples alone; a dense block-diagonal mask would cost more than the padding it saves.
 
 Registered with transformers as ``wdl_packed``. A branch that uses it reads packs and nothing else:
 without the borders it refuses, where other attentions would mix the samples without a word.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache, partial
 from typing import Any, TypedDict
 
 import torch
@@ -18,6 +21,8 @@ from wdl.system.types import PreTrainedModel
 
 NAME = "wdl_packed"
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+_KERNEL_WIDTH, _KERNEL_STEP = 256, 8
+"""Values of a head that the kernel takes at most, and of which they are a multiple."""
 _NO_MATTER = {"position_ids", "cu_seq_lens_k", "max_length_k", "is_causal"}
 """What transformers hands to every attention, and what this one needs not know."""
 untold_windows: set[int | None] = set()
@@ -109,24 +114,48 @@ def packed_attention(
         raise RuntimeError(f"packed attention does not know {', '.join(strange)}")
     untold_windows.discard(sliding_window)
     query, key, value = _in_one_dtype(query, key, value)
-    groups = query.shape[1] // key.shape[1]
-    q, k, v = query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     window = sliding_window if sliding_window and sliding_window < max_length_q else None
-    if query.is_cuda and query.dtype in _KERNEL_DTYPES:
-        from torch.nn.attention.varlen import varlen_attn
-
-        q, k, v = (part[0].transpose(0, 1).contiguous() for part in (q, k, v))
+    if _kernel_takes(query, value):
+        # views, [T, heads, D]: the kernel wants no more than each head's values side by side
+        q, k, v = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
         left = -1 if window is None else window - 1
         borders, longest = cu_seq_lens_q, max_length_q
-        out = varlen_attn(
+        out = _kernel()(
             q, k, v, borders, borders, longest, longest, scale=scaling, window_size=(left, 0)
         )
-        assert isinstance(out, Tensor)
-        return out[None], None
-    lengths = cu_seq_lens_q.diff().tolist()
-    parts = zip(*(part.split(lengths, dim=2) for part in (q, k, v)), strict=True)
+        return out.unsqueeze(0), None
+    lengths = segment_lengths(cu_seq_lens_q)
+    parts = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
     segments = [_attend(q, k, v, scaling, window) for q, k, v in parts]
     return torch.cat(segments, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _kernel_takes(query: Tensor, value: Tensor) -> bool:
+    """Whether the variable-length kernel can attend with heads like these."""
+    size = query.shape[-1]
+    fits = size <= _KERNEL_WIDTH and size % _KERNEL_STEP == 0 and size == value.shape[-1]
+    return query.is_cuda and query.dtype in _KERNEL_DTYPES and fits
+
+
+@cache
+def _kernel() -> Callable[..., Any]:
+    """The variable-length attention of torch, for heads that share keys.
+
+    Since torch 2.12 they have to be asked for; the kernel of 2.11 takes them as they are.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    return partial(varlen_attn, enable_gqa=True) if known else varlen_attn
+
+
+@lru_cache(maxsize=1)
+def segment_lengths(borders: Tensor) -> list[int]:
+    """Tokens of each segment, by their borders [segments + 1].
+
+    A GPU has to be waited for, so that all layers ask about a pack once, recomputation included.
+    """
+    return borders.diff().tolist()
 
 
 def _in_one_dtype(*operands: Tensor) -> Iterator[Tensor]:
@@ -140,9 +169,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, window: int 
     """One segment, [1, heads, tokens, D]."""
     tokens = q.shape[2]
     if window is None or window >= tokens:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, enable_gqa=True
+        )
     seen = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
-    return F.scaled_dot_product_attention(q, k, v, seen.triu(1 - window), scale=scaling)
+    seen = seen.triu(1 - window)
+    return F.scaled_dot_product_attention(q, k, v, seen, scale=scaling, enable_gqa=True)
 
 
 def _no_mask(*args: Any, local_size: int | None = None, **options: Any) -> None:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from wdl.branches.packed_attention import Segments, use_packed_attention
+from wdl.branches.packed_attention import Segments, segment_lengths, use_packed_attention
 from wdl.branches.sources import reads_images
 from wdl.system.types import PreTrainedModel
 
@@ -57,14 +58,15 @@ def _positions(
 ) -> Tensor:
     """Positions [3, 1, T] of a pack with pictures, whose tokens lie in time, height and width.
 
-    The model counts them from the beginning of a row, so each sample gets one for the while.
+    The model counts them from the beginning of a row, so each sample gets one for the while; and
+    it looks at every picture, which is done on the host, as a GPU would be waited for each time.
     """
-    lengths = segments["cu_seq_lens_q"].diff().tolist()
+    lengths, grid = segment_lengths(segments["cu_seq_lens_q"]), images["image_grid_thw"].cpu()
     tokens, kinds, mask = (
-        pad_sequence(row[0].split(lengths), batch_first=True)
-        for row in (input_ids, images["mm_token_type_ids"], input_ids.new_ones(input_ids.shape))
+        pad_sequence(row[0].cpu().split(lengths), batch_first=True)
+        for row in (input_ids, images["mm_token_type_ids"], torch.ones(input_ids.shape).long())
     )
     positions, _ = model.base_model.get_rope_index(  # type: ignore[operator]
-        tokens, kinds, image_grid_thw=images["image_grid_thw"], attention_mask=mask
+        tokens, kinds, image_grid_thw=grid, attention_mask=mask
     )
-    return positions[:, mask.bool()][:, None]
+    return positions[:, mask.bool()][:, None].to(input_ids.device)

@@ -1,12 +1,13 @@
 """Losses of chunks of tokens, one after the other, with their gradients and dynamics."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from wdl.losses.buffers import Buffers, sent
 from wdl.losses.logit_statistics import (
     DynamicsLevel,
     LogitDynamics,
@@ -16,7 +17,7 @@ from wdl.losses.logit_statistics import (
     full_dynamics_,
     softmax_,
 )
-from wdl.losses.matmul import HeadProduct, sum_dtype
+from wdl.losses.matmul import HeadProduct
 
 BLOCKS_PER_CHUNK = 4
 """Full statistics need two buffers more; taking a part of the chunk at a time keeps them small."""
@@ -57,12 +58,15 @@ class MixedChunks:
             pairs = (branch.target_and_mean(labels) for branch, _ in shares)
             self.collected.append(cheap_dynamics(*pairs, lam=self.lam))
         full = self.level == "full"
-        take, buffers = (self._full, len(shares)) if full else (self._plain, 1)
+        take, count = (self._full, len(shares)) if full else (self._plain, 1)
+        buffers = Buffers([branch for branch, _ in shares], self.chunk_bytes, count)
+        scaled = [(branch, share / self.denominator) for branch, share in shares]
         losses = []
-        for rows, chunk, logits in chunks(strong, labels, self.chunk_bytes, buffers):
+        for rows in buffers.parts(0, len(labels)):
+            chunk = labels[rows].unsqueeze(1)
+            logits = [buffer[: len(chunk)] for buffer in buffers.logits]
             losses.append(take(shares, rows, chunk, logits))
-            for branch, share in shares:
-                branch.add_gradients(logits[0], rows, share / self.denominator)
+            buffers.add_gradients(logits[0], rows, scaled)
         return torch.cat(losses).sum() / self.denominator
 
     def dynamics(self) -> LogitDynamics:
@@ -121,10 +125,10 @@ class SequenceChunks:
             labels: [N], all of which count.
             branch: Hidden states and head.
         """
-        lengths, blocks = labels.new_tensor(self.lengths), self._blocks(branch)
-        longest = max(rows.stop - rows.start for _, parts in blocks for rows in parts)
-        logits, losses = logits_of(branch, longest), []
-        for sequences, parts in blocks:
+        lengths = sent(self.lengths, torch.int64, labels.device)
+        buffers, losses = Buffers([branch], self.chunk_bytes), []
+        (logits,) = buffers.logits
+        for sequences, parts in self._blocks(buffers):
             # backwards, so that the exponentials of the first are at hand when its turn comes
             passed = [_softmax(branch, rows, labels, logits) for rows in reversed(parts)][::-1]
             nll = torch.cat([softmax.nll() for softmax in passed])
@@ -137,7 +141,7 @@ class SequenceChunks:
             loss, slopes = self._differentiate(sequences, sums)
             losses.append(loss)
             weights = -slopes.repeat_interleave(own, output_size=len(nll)).to(nll.dtype)
-            self._add_gradients(branch, parts, passed, weights.unsqueeze(1))
+            self._add_gradients(branch, buffers, parts, passed, weights.unsqueeze(1))
         return (torch.stack(losses).sum() / self.denominator).to(logits.dtype)
 
     def logps(self) -> Tensor:
@@ -153,7 +157,12 @@ class SequenceChunks:
         return loss.detach(), slopes
 
     def _add_gradients(
-        self, branch: HeadProduct, parts: list[slice], passed: list[Softmax], weights: Tensor
+        self,
+        branch: HeadProduct,
+        buffers: Buffers,
+        parts: list[slice],
+        passed: list[Softmax],
+        weights: Tensor,
     ) -> None:
         """Second pass over a block: what weights·nll, [C, 1] each, adds to the gradients."""
         start = parts[0].start
@@ -162,9 +171,9 @@ class SequenceChunks:
                 branch.add_logits_(softmax.exponentials, rows, 1, accumulate=False)
                 softmax.recompute_()
             residual = softmax.residual_(weights[rows.start - start : rows.stop - start])
-            branch.add_gradients(residual, rows, 1 / self.denominator)
+            buffers.add_gradients(residual, rows, [(branch, 1 / self.denominator)])
 
-    def _blocks(self, branch: HeadProduct) -> list[tuple[slice, list[slice]]]:
+    def _blocks(self, buffers: Buffers) -> list[tuple[slice, list[slice]]]:
         """Ranges of sequences that no tie leaves, each with the tokens of its chunks.
 
         There are as few as the memory allows, evenly long.
@@ -174,25 +183,19 @@ class SequenceChunks:
             furthest[min(tie)] = max(furthest[min(tie)], *tie)
         closed = [i + 1 for i, last in enumerate(accumulate(furthest, max)) if i == last]
         ends = [0, *accumulate(self.lengths)]
-        even = chunk_size(branch, ends[-1], self.chunk_bytes)
+        even = buffers.even(ends[-1])
         blocks = [slice(0, 0)]
         for stop in closed:
             first, last = blocks[-1].start, blocks[-1].stop
             tokens = ends[stop] - ends[first]
-            fits = chunk_size(branch, tokens, self.chunk_bytes) >= tokens
+            fits = tokens <= buffers.rows
             if first == last or (fits and ends[last] - ends[first] < even):
                 blocks[-1] = slice(first, stop)
             else:
                 blocks.append(slice(last, stop))
         return [
-            (block, self._parts(branch, ends[block.start], ends[block.stop])) for block in blocks
+            (block, list(buffers.parts(ends[block.start], ends[block.stop]))) for block in blocks
         ]
-
-    def _parts(self, branch: HeadProduct, start: int, stop: int) -> list[slice]:
-        """Tokens of each chunk of a block; one chunk without tokens sets the gradients to 0."""
-        size = chunk_size(branch, stop - start, self.chunk_bytes)
-        firsts = range(start, max(stop, start + 1), size)
-        return [slice(first, min(first + size, stop)) for first in firsts]
 
 
 def _softmax(branch: HeadProduct, rows: slice, labels: Tensor, logits: Tensor) -> Softmax:
@@ -200,42 +203,3 @@ def _softmax(branch: HeadProduct, rows: slice, labels: Tensor, logits: Tensor) -
     out = logits[: rows.stop - rows.start]
     branch.add_logits_(out, rows, 1, accumulate=False)
     return softmax_(out, labels[rows].unsqueeze(1), out=out)
-
-
-def chunks(
-    branch: HeadProduct, labels: Tensor, chunk_bytes: int, buffers: int
-) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
-    """Tokens in their order, as many at a time as the memory allows, spread evenly.
-
-    Without any token there is one empty chunk, which sets the gradients to 0.
-
-    Args:
-        branch: Whose vocabulary and dtype the logits have.
-        labels: [N].
-        chunk_bytes: Memory for the logits of a chunk.
-        buffers: How many to lend.
-
-    Yields:
-        The chunk's rows, its labels [C, 1], and the buffers [C, V] for its logits, which the
-        next chunk overwrites.
-    """
-    size = chunk_size(branch, len(labels), chunk_bytes)
-    lent = [logits_of(branch, size) for _ in range(buffers)]
-    for start in range(0, max(1, len(labels)), size):
-        rows = slice(start, start + size)
-        chunk = labels[rows].unsqueeze(1)
-        yield rows, chunk, [buffer[: len(chunk)] for buffer in lent]
-
-
-def chunk_size(branch: HeadProduct, tokens: int, chunk_bytes: int) -> int:
-    """How many tokens to take at a time: as many as the memory allows, spread evenly."""
-    width = sum_dtype(branch.head.dtype).itemsize
-    if branch.dtype.itemsize == 2:
-        width += 2  # residuals are copied for 16-bit products
-    count = -(-tokens * len(branch.head) * width // chunk_bytes) or 1
-    return max(1, -(-tokens // count))
-
-
-def logits_of(branch: HeadProduct, tokens: int) -> Tensor:
-    """Memory [C, V] for the logits of some tokens, not initialised."""
-    return branch.head.new_empty(tokens, len(branch.head), dtype=sum_dtype(branch.head.dtype))

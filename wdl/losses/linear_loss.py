@@ -22,10 +22,18 @@ def counted_positions(operands: Operands, labels: Tensor) -> tuple[Tensor, Tenso
             vocabulary.
     """
     _check_tensors(operands, labels)
-    kept = (labels != IGNORE_INDEX).nonzero().squeeze(1)
-    counted = labels[kept]
-    _check_labels(counted, len(operands["strong"][1]))
-    return kept, counted
+    vocabulary = len(operands["strong"][1])
+    counts = labels != IGNORE_INDEX
+    faulty = counts & ((labels < 0) | (labels >= vocabulary))
+    # all that the host has to know of the labels, at once: it waits for a GPU each time
+    number, faults = torch.stack((counts.sum(), faulty.sum())).tolist()
+    if faults:
+        low, high = labels[counts].aminmax()
+        raise ValueError(
+            f"labels span [{low.item()}, {high.item()}], the vocabulary is [0, {vocabulary - 1}]"
+        )
+    kept = torch.nonzero_static(counts, size=number).squeeze(1)
+    return kept, labels[kept]
 
 
 def divisor(denominator: float, counted: int) -> float:
@@ -107,11 +115,3 @@ def _check_tensors(operands: Operands, labels: Tensor) -> None:
             )
     if len({sum_dtype(head.dtype) for _, head in operands.values()}) > 1:
         raise ValueError("a float64 branch mixes with float64 branches only")
-
-
-def _check_labels(counted: Tensor, vocabulary: int) -> None:
-    if len(counted) == 0:
-        return
-    low, high = torch.stack(counted.aminmax()).tolist()
-    if low < 0 or high >= vocabulary:
-        raise ValueError(f"labels span [{low}, {high}], the vocabulary is [0, {vocabulary - 1}]")

@@ -117,11 +117,8 @@ class HeadProduct:
         """Take in ∂loss/∂z = scale·residual [C, V] of some tokens.
 
         The gradient of their hidden states is set, that of the head added to what came before;
-        so calls go through the tokens in order, from the first.
+        so calls go through the tokens in order, from the first. The residual is of ``dtype``.
         """
-        if not self.trains:
-            return
-        residual = residual.to(self.dtype)
         if self.grad_hidden is not None:
             out = self.grad_hidden.parts[0][rows]
             if self.dtype == self.head.dtype:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wdl.losses.buffers import sent
 from wdl.losses.chunks import SequenceChunks
 from wdl.losses.linear_loss import counted_positions, divisor, linear_loss
 
@@ -114,7 +115,7 @@ def linear_preference_loss(
     chosen: Sequence[int],
     rejected: Sequence[int],
     weights: Sequence[float],
-    reference: Sequence[float] | None,
+    reference: Sequence[float] | Tensor | None,
     objective: Preference,
     *,
     denominator: float,
@@ -231,19 +232,20 @@ class _Pairs:
         self,
         pairs: Sequence[tuple[int, int, float]],
         lengths: Sequence[int],
-        reference: Sequence[float] | None,
+        reference: Sequence[float] | Tensor | None,
         objective: Preference,
         device: torch.device,
     ) -> None:
         self.objective = objective
         ascending = sorted(pairs)  # so that a range of sequences has a range of pairs
         self.firsts = [chosen for chosen, _, _ in ascending]
-        self.sides = torch.tensor(
-            [(c, r) for c, r, _ in ascending], dtype=torch.int64, device=device
-        ).view(-1, 2)
-        self.weights = _float64([weight for *_, weight in ascending], device)
-        self.lengths = _float64(lengths, device)
-        self.reference = _float64(reference or [0] * len(lengths), device)
+        sides = [side for *both, _ in ascending for side in both]
+        self.sides = sent(sides, torch.int64, device).view(-1, 2)
+        self.weights = sent([weight for *_, weight in ascending], torch.float64, device)
+        self.lengths = sent(lengths, torch.float64, device)
+        if not isinstance(reference, Tensor):
+            reference = sent(reference or [0] * len(lengths), torch.float64, device)
+        self.reference = reference.double()
         self.parts: list[Tensor] = []
 
     def loss(self, sequences: slice, logps: Tensor) -> Tensor:
@@ -259,17 +261,13 @@ class _Pairs:
         return parts[0] + self.objective.nll * parts[1]
 
 
-def _float64(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=device)
-
-
 def _check_lists(
     completions: Sequence[int],
     counted: int,
     chosen: Sequence[int],
     rejected: Sequence[int],
     weights: Sequence[float],
-    reference: Sequence[float] | None,
+    reference: Sequence[float] | Tensor | None,
 ) -> None:
     if min(completions, default=0) < 0 or sum(completions) != counted:
         raise ValueError(

@@ -150,16 +150,16 @@ def _describe_joint(dynamics: LogitDynamics, tokens: Tensor) -> dict[str, Weight
         values["hard_negatives/share"] = dynamics.hard_negative_share, None
         values["hard_negatives/mass"] = dynamics.hard_negative_mass, None
         change = _sample_means(strong.entropy - weak.entropy, tokens)
-        values["entropy_change/weak_to_strong"] = change, None
+        values["entropy_change/weak_to_strong"] = change, (tokens > 0).double()
     return values
 
 
 def _sample_means(values: Tensor, tokens: Tensor) -> Tensor:
-    """Mean [S'] over the tokens of each sample that has any."""
-    tokens = tokens[tokens > 0]
-    sample = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.device), tokens)
+    """Mean [S] over the tokens of each sample; 0 where it has none."""
+    sample = torch.arange(len(tokens), device=tokens.device)
+    sample = sample.repeat_interleave(tokens, output_size=len(values))
     sums = torch.zeros_like(tokens, dtype=torch.float64).index_add_(0, sample, values.double())
-    return sums / tokens
+    return sums / tokens.clamp_min(1)
 
 
 def _total(values: Tensor, weights: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from wdl.config.paths import ModelSource, lasting
 from wdl.data.batches import Batch
 from wdl.data.preference import PreferenceBatch
 from wdl.errors import UserError
+from wdl.losses.buffers import sent
 from wdl.losses.preference import Preference, linear_preference_loss, sequence_logps
 from wdl.metrics.preference import DISPLACEMENT, PreferenceMeans
 from wdl.training.pair import Pair
@@ -107,10 +108,11 @@ class PreferenceModule(Pair):
             under it.
         """
         labels, completions = batch["labels"].flatten(), batch["completions"]
-        reference = batch.get("reference")
+        stored = batch.get("reference")
+        reference = None if stored is None else sent(stored, torch.float64, labels.device)
         if "weak" in self.sources:
             read = self.hidden("weak", cast(Batch, batch))
-            reference = sequence_logps(*read, labels, completions).tolist()
+            reference = sequence_logps(*read, labels, completions)
         found = linear_preference_loss(
             *self.hidden("strong", cast(Batch, batch)),
             labels,
@@ -120,7 +122,7 @@ class PreferenceModule(Pair):
             self.objective,
             denominator=batch["denominator"],
         )
-        under = () if reference is None else (found.logps.new_tensor(reference),)
+        under = () if reference is None else (reference,)
         return found.loss, found.preference, found.nll, found.logps, *under
 
     def loss(self, batch: Batch) -> Tensor:
@@ -138,13 +140,14 @@ class PreferenceModule(Pair):
         """The loss of a micro-batch and its parts; what is recorded of it goes to ``means``."""
         loss, preference, nll, logps, *reference = self(batch)
         if recorded:
+            on = logps.device
             means.update(
                 logps,
                 reference[0] if reference else None,
-                logps.new_tensor(batch["completions"]),
-                torch.tensor(batch["chosen"], dtype=torch.int64, device=logps.device),
-                torch.tensor(batch["rejected"], dtype=torch.int64, device=logps.device),
-                logps.new_tensor(batch["weights"]),
+                sent(batch["completions"], torch.float64, on),
+                sent(batch["chosen"], torch.int64, on),
+                sent(batch["rejected"], torch.int64, on),
+                sent(batch["weights"], torch.float64, on),
             )
         return loss, preference, nll
 
@@ -157,7 +160,8 @@ class PreferenceModule(Pair):
         """Log the means of the step."""
         if not self._is_due(0):  # the count has gone on
             return
-        scalars = {name: mean.item() for name, mean in self.train_means.compute().items()}
+        means = self.train_means.compute()
+        scalars = dict(zip(means, torch.stack([*means.values()]).tolist(), strict=True))
         self.train_means.reset()
         for logger in self.loggers:
             logger.log_metrics(scalars, step=self.global_step - 1)

@@ -9,6 +9,7 @@ strong branch is kept afterwards. (arXiv 2602.08222)
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from wdl.config.paths import ModelSource
@@ -137,7 +138,8 @@ class WeakDrivenModule(Pair):
         """To the logger at once, since Lightning's own cadence is another."""
         means = self.train_dynamics.compute().means
         self.train_dynamics.reset()
-        scalars = {f"dynamics/{name}": mean.item() for name, mean in means.items()}
+        values = torch.stack([*means.values()]).tolist()  # a GPU is waited for once
+        scalars = {f"dynamics/{name}": value for name, value in zip(means, values, strict=True)}
         for logger in self.loggers:
             logger.log_metrics(scalars, step=self.global_step - 1)
 
