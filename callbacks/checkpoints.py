@@ -21,6 +21,16 @@ class Checkpoints(ModelCheckpoint):
             return
         to_come = self.every_n_epochs == 1 and self._should_save_on_train_epoch_end(trainer)
         if trainer.global_step >= trainer.estimated_stepping_batches and not to_come:
-            candidates = self._monitor_candidates(trainer)
-            self._save_topk_checkpoint(trainer, candidates)
-            self._save_last_checkpoint(trainer, candidates)
+            self._save_now(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where something ended the fit early."""
+        super().on_train_end(trainer, pl_module)
+        skipped = self.monitor is not None or self._should_skip_saving_checkpoint(trainer)
+        if trainer.should_stop and not skipped:
+            self._save_now(trainer)
+
+    def _save_now(self, trainer: pl.Trainer) -> None:
+        candidates = self._monitor_candidates(trainer)
+        self._save_topk_checkpoint(trainer, candidates)
+        self._save_last_checkpoint(trainer, candidates)
