@@ -29,25 +29,23 @@ class StayStopped(Callback):
     before, or without the callback, the fit does go on.
     """
 
-    def __init__(self) -> None:
-        self._patience: dict[str, int] = {}
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """What the user gave, before a checkpoint's values replace it."""
-        self._patience = {one.state_key: one.patience for one in _of(trainer)}
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """When the checkpoint has been read."""
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Before the callbacks take their states from it."""
+        if trainer.state.fn != "fit":
+            return
         for one in _of(trainer):
-            one.patience = self._patience[one.state_key]
-            if one.stopping_reason is EarlyStoppingReason.NOT_STOPPED:
+            state = checkpoint["callbacks"].get(one.state_key)
+            if state is None or state["stopping_reason"] == EarlyStoppingReason.NOT_STOPPED.value:
                 continue
-            exhausted = one.stopping_reason is EarlyStoppingReason.PATIENCE_EXHAUSTED
-            if exhausted and one.wait_count < one.patience:
-                one.stopping_reason = EarlyStoppingReason.NOT_STOPPED
-                one.stopping_reason_message = None
+            exhausted = state["stopping_reason"] == EarlyStoppingReason.PATIENCE_EXHAUSTED.value
+            if exhausted and state["wait_count"] < one.patience:
+                goes_on = EarlyStoppingReason.NOT_STOPPED.value
+                state |= {"stopping_reason": goes_on, "stopping_reason_message": None}
             else:
                 trainer.should_stop = True
+            state["patience"] = one.patience
 
 
 def early_end(trainer: pl.Trainer) -> dict[str, Any] | None:
