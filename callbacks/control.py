@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from wdl.callbacks.early import without_early_end
 
 from wdl.system.processes import environment_of_child
 from wdl.training.pair import Pair
@@ -32,6 +33,7 @@ def train_control(
         *("--config", str(run.config)),
         *(() if overlay is None else ("--config", str(overlay))),
         *("--runs", str(run.path), "--name", CONTROL, "--ckpt_path", "null"),
+        *without_early_end(run.config),
         *options,
         *("--evaluation.benchmark", "null", "--evaluation.sft_control", "false"),
     ]

@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -78,6 +80,25 @@ class BranchLogger(TensorBoardLogger):
         if branch not in self._branches:
             self._branches[branch] = SummaryWriter(Path(self.log_dir, "dynamics", branch))
         return self._branches[branch], tag
+
+
+class NoEvents(BranchLogger):
+    """The run's folder with its hparams.yaml, where nobody wants events for TensorBoard."""
+
+    @property
+    def experiment(self) -> Any:
+        """What takes anything and keeps nothing."""
+        return DummyExperiment()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Nowhere."""
+
+    def log_histogram(self, name: str, counts: Tensor, step: int) -> None:
+        """Nowhere."""
+
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """For hparams.yaml alone."""
+        self.hparams = params
 
 
 class DynamicsHistograms(Callback):

@@ -17,8 +17,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
-from torch.utils.tensorboard import SummaryWriter
 from wdl.callbacks.control import CONTROL, starting_points, train_control
+from wdl.callbacks.early import early_end
 from wdl.callbacks.export import export_strong
 from wdl.callbacks.stopping import StopOnSignal
 from wdl.callbacks.throughput import Throughput
@@ -31,7 +31,7 @@ from wdl.evaluation.apart import EvaluationFailed, evaluate_apart
 from wdl.evaluation.code import prepare_code
 from wdl.evaluation.jobs import prepare
 from wdl.evaluation.sources import Sources, load_data
-from wdl.evaluation.views import write_tensorboard
+from wdl.evaluation.views import scalars, write_tensorboard
 from wdl.generation.engine import TRANSFORMERS, EngineName
 from wdl.generation.protocols import find_protocol
 from wdl.generation.vllm_options import VllmOptions
@@ -170,9 +170,7 @@ class Evaluation(Callback):
         try:
             export_strong(trainer, module, model)
             if trainer.is_global_zero:
-                write_tensorboard(
-                    self._grade({"strong": model}, out, trainer), out, _writer(trainer), step
-                )
+                _log(self._grade({"strong": model}, out, trainer), out, trainer)
         except (EvaluationFailed, OSError, SafetensorError) as failure:  # a full disk, too
             rank_zero_warn(f"evaluation at step {step} failed: {failure}; training goes on")
         finally:
@@ -185,6 +183,8 @@ class Evaluation(Callback):
         if trainer.interrupted or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Pair)
+        if early := early_end(trainer):
+            rank_zero_info("stopped early, at step {step} of {planned}: {reason}".format(**early))
         run = RunFolder.of_first(trainer)
         data: PlannedDataModule = trainer.datamodule  # type: ignore[attr-defined]
         epochs = trainer.global_step / data.summary.steps
@@ -202,7 +202,7 @@ class Evaluation(Callback):
             out = run.evaluation
             try:
                 summary = self._grade(models, out, trainer)
-                write_tensorboard(summary, out, _writer(trainer), trainer.global_step)
+                _log(summary, out, trainer)
                 scores = self._scores(summary)
             except EvaluationFailed as failure:
                 rank_zero_warn(f"the final evaluation failed: {failure}; the run is complete")
@@ -213,6 +213,8 @@ class Evaluation(Callback):
         for one in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(one, Throughput) and one.totals:
                 results["throughput"] = one.totals
+        if early:
+            results["stopped_early"] = early
         results |= {"validation": losses, "dynamics": dynamics}
         write_json(run.results, results)
         graded = {f"exact_match/{k}": v for k, v in scores.get("exact_match", {}).items()}
@@ -311,6 +313,10 @@ def _validation(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if name.startswith("val/")}
 
 
-def _writer(trainer: pl.Trainer) -> SummaryWriter:
-    assert isinstance(trainer.logger, TensorBoardLogger)
-    return trainer.logger.experiment
+def _log(summary: Summary, out: Path, trainer: pl.Trainer) -> None:
+    """Grades for every logger; TensorBoard's shows some of the answers in ``out``, too."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            write_tensorboard(summary, out, logger.experiment, trainer.global_step)
+        else:
+            logger.log_metrics(scalars(summary), trainer.global_step)

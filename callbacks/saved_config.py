@@ -45,6 +45,8 @@ class SavedConfig(SaveConfigCallback):
             if name.startswith("val/") and name.endswith("loss")
         }
         trainer.logger.log_hyperparams(self._settings(), metrics, step=trainer.global_step)
+        for logger in trainer.loggers[1:]:
+            logger.log_metrics(metrics, step=trainer.global_step)
 
     def _settings(self) -> dict[str, Any]:
         settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))

@@ -1,5 +1,6 @@
 """The whole path through the real command: fit, control, export, grades, validate, resume."""
 
+import csv
 import json
 import re
 import shutil
@@ -56,6 +57,7 @@ def settings(
         "evaluation.data": folder / "heldout.jsonl",
         "trainer.max_epochs": 2,
         "trainer.log_every_n_steps": 1,
+        "trainer.logger": "CSVLogger",
         "runs": folder / "runs",
     }
     given = [f"--{name}={value}" for name, value in flags.items()]
@@ -131,6 +133,17 @@ def test_events_can_be_read_back(run: Path) -> None:
     assert "data/selection/weights" in settings
     losses = [event.value for event in events.Scalars("train/loss")]
     assert losses[-1] < losses[0]
+
+
+def test_another_logger_has_all_scalars_too(run: Path) -> None:
+    """Under their names, in the run's folder; the control's are its own."""
+    rows = list(csv.DictReader((run / "csv" / "metrics.csv").open()))
+    assert read_events(run).Tags()["scalars"] - rows[0].keys() == {"val/losses"}
+    (accuracy,) = (n for n in rows[0] if re.search("evaluation/.*accuracy/sft_control", n))
+    results = json.loads((run / "results.json").read_text())
+    (graded,) = (float(row[accuracy]) for row in rows if row[accuracy])
+    assert graded == results["exact_match"]["sft_control"]
+    assert len(list(run.glob("sft_control/version_0/csv/metrics.csv"))) == 1
 
 
 def test_tensorboard_shows_every_run_once(run: Path) -> None:

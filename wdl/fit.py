@@ -9,18 +9,21 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info
 
 from wdl.callbacks.checkpoints import Checkpoints
-from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
+from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms, NoEvents
+from wdl.callbacks.early import StayStopped
 from wdl.callbacks.evaluation import Evaluation
 from wdl.callbacks.export import StrongExport
 from wdl.callbacks.samples import PictureSamples
@@ -28,21 +31,17 @@ from wdl.callbacks.saved_config import SavedConfig
 from wdl.callbacks.screen import BranchSummary, ValidationTable
 from wdl.callbacks.stopping import StopOnSignal
 from wdl.callbacks.throughput import Throughput
-from wdl.config.parser import PlainParser
 from wdl.data.planned import PlannedDataModule
-from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
 from wdl.system.processes import rank
 from wdl.training.checkpoints import check_checkpoint
 from wdl.training.deepspeed import DeepSpeed
+from wdl.training.loggers import check_apart, placed, start
 from wdl.training.pair import Pair
+from wdl.training.parser import DEFAULTS, Parser
 from wdl.training.resume import check_strategy
 from wdl.training.run_folder import newest_checkpoint, remove_partial
 from wdl.training.trainer_options import check_options, check_trainer, check_weak_dtype
-from wdl.training.weak_driven import WeakDrivenModule
-
-DEFAULTS: dict[str, type] = {"model": WeakDrivenModule, "data": WeakDrivenDataModule}
-"""Classes that a configuration means which names none."""
 
 _FOUND_LATE = ("`val_check_interval`", "Early stopping conditioned on metric")
 """What Lightning says of options that only show to be wrong when the data are there."""
@@ -55,42 +54,11 @@ CKPT_PATH = {
 }
 
 
-class Parser(PlainParser, LightningArgumentParser):
-    """Lightning's parser with this project's messages, and the options of the default classes."""
-
-    filled_in: ClassVar = {
-        "data.strong": "model.strong",
-        "data.weak": "model.weak",
-        "data.reference": "model.weak",
-    }
-
-    def known_keys(self) -> set[str]:
-        """Those of the default classes too."""
-        of_classes = (options.known_keys() for options in _default_options())
-        return super().known_keys().union(*of_classes)
-
-    def format_help(self, formatter: Any = None) -> str:
-        """The help, with the options of the default classes spelt out."""
-        text = super().format_help(formatter)
-        if "  --data CONFIG" not in text:
-            return text
-        end = text.index("\n\n", text.index("  --data CONFIG")) + 1
-        spelt_out = "".join(
-            options.format_help().partition("\n\n")[2] for options in _default_options()
-        )
-        return f"{text[:end]}\n{spelt_out}{text[end:]}"
-
-
-def _default_options() -> Iterator[PlainParser]:
-    """Parsers of the options of the default classes."""
-    for key, default in DEFAULTS.items():
-        options = PlainParser(usage="-", add_help=False)
-        options.add_class_arguments(default, key, fail_untyped=False, sub_configs=True)
-        yield options
-
-
 class FitCLI(LightningCLI):
     """Arguments and links of a run."""
+
+    _fault: UserError | None = None
+    """What refuses a logger."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -128,6 +96,12 @@ class FitCLI(LightningCLI):
             default="runs",
             help="Folder of all runs; this one writes to RUNS/NAME/version_N.",
         )
+        parser.add_argument(
+            "--tensorboard",
+            type=bool,
+            default=True,
+            help="Whether a fit writes events for TensorBoard, beside what trainer.logger writes.",
+        )
         for branch in ("strong", "weak"):
             parser.link_arguments(f"model.init_args.{branch}", f"data.init_args.{branch}")
         # of data that know of none, this is no option, and the link is idle
@@ -139,6 +113,7 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint that is asked for, and look at it before it is opened."""
+        self.parser.add_instantiator(self._make_logger, Logger, subclasses=True)
         config = self.config[self.subcommand]
         check_options(config.trainer, self.subcommand == "fit")
         if config.ckpt_path == "last":
@@ -164,7 +139,7 @@ class FitCLI(LightningCLI):
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__ or cause.__context__
-            raise cause or UserError(_refusal(error)) from None
+            raise self._fault or cause or UserError(_refusal(error)) from None
 
     def after_instantiate_classes(self) -> None:
         """Look at all input before a model is loaded."""
@@ -192,6 +167,27 @@ class FitCLI(LightningCLI):
                 Path(config.runs, config.name).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"--runs {config.runs}: cannot be written ({error})") from error
+            start(self.trainer.loggers[1:])
+
+    def _make_logger(self, made: type[Logger], **options: Any) -> Logger:
+        runs, name = (self._get(self.config, key) for key in ("runs", "name"))
+        fitting = self.subcommand == "fit"
+        folder = Path(self._run_logger.log_dir) if fitting else Path(runs, name, "validate")
+        try:
+            return made(**placed(made, options, folder))
+        except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+            # kept, since jsonargparse goes on to try other types, and says what these want
+            self._fault = UserError(f"trainer.logger: {made.__name__}: {error}")
+            raise
+        except UserError as error:
+            self._fault = error
+            raise
+
+    @cached_property
+    def _run_logger(self) -> BranchLogger:
+        """What decides on the folder of a fit."""
+        runs, name = (self._get(self.config, key) for key in ("runs", "name"))
+        return (BranchLogger if self._get(self.config, "tensorboard") else NoEvents)(runs, name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and wherever else a user wants."""
@@ -200,7 +196,8 @@ class FitCLI(LightningCLI):
         loggers = list(given) if isinstance(given, Iterable) else [given]
         loggers = [logger for logger in loggers if not isinstance(logger, bool | None)]
         if self.subcommand == "fit":
-            loggers.insert(0, BranchLogger(runs, name))
+            loggers.insert(0, self._run_logger)
+        check_apart(loggers)
         # where Lightning looks for what SLURM interrupted; not among what lies in this folder
         root = str(Path(runs, name))
         return super().instantiate_trainer(logger=loggers, default_root_dir=root, **kwargs)
@@ -262,7 +259,7 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         trainer_defaults={
             "callbacks": [
                 *(DynamicsHistograms(), PictureSamples(), ValidationTable(), BranchSummary()),
-                *(Throughput(), StopOnSignal()),
+                *(Throughput(), StopOnSignal(), StayStopped()),
             ],
         },
         seed_everything_default=42,

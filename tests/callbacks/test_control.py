@@ -46,16 +46,21 @@ def test_preferences_are_compared_with_as_many_tokens_of_chosen_answers(
         {"prompt": f"{n}?", "chosen": str(n), "rejected": [str(n) * k for k in (2, 3, 4)]}
         for n in range(40)
     ]
-    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
+    never_enough = {"monitor": "val/loss", "min_delta": 100, "patience": 1}
+    stopping = {"class_path": "EarlyStopping", "init_args": never_enough}
     settings = {
         "model.strong": pair[0],
         "data.path": write_rows(rows),
         "data.batch_size": 4,
         "data.micro_batch_size": 4,
-        "trainer.max_steps": 12,  # one epoch and a bit
+        "trainer.max_steps": 12,
+        "trainer.val_check_interval": 4,  # the run ends at the second, the control does not
         "trainer.callbacks": json.dumps([stopping]),
     }
-    tokens = run("dpo.yaml", settings)["tokens"]
+    results = run("dpo.yaml", settings)
+    tokens = results["tokens"]
+    early = results["stopped_early"]
+    assert (early["step"], early["planned"]) == (8, 12)
     assert 0 <= tokens["sft_control"] - tokens["strong_after"] < 30  # the rest of an answer
     (config,) = Path("runs/dpo").glob("version_0/sft_control/latest/config.yaml")
     trained = yaml.safe_load(config.read_text())["model"]["init_args"]

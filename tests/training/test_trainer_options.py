@@ -13,6 +13,14 @@ from wdl.fit import run
 
 OWN_CLASS = """
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+class Silent(CSVLogger):
+    def __init__(self, api_key: str | None = None) -> None:
+        raise RuntimeError("no login")
+class Late(CSVLogger):
+    @property
+    def experiment(self):
+        raise OSError("no network")
 class Refuses(Callback):
     def __init__(self, n: int = 1) -> None:
         raise RuntimeError("n must be 2\\nand more")
@@ -56,7 +64,15 @@ EARLY = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/
         (["--trainer.default_root_dir=elsewhere"], "trainer.default_root_dir: .* set runs and"),
         (["--trainer.limit_train_batches=1"], "trainer.limit_train_batches: .*trainer.max_steps"),
         (["--trainer.overfit_batches=2"], "trainer.overfit_batches: "),
-        (["--trainer.logger=false"], "trainer.logger: "),
+        (["--trainer.logger=false"], "trainer.logger: .* set tensorboard to false"),
+        (["--trainer.logger=own.Refuses"], "trainer.logger: "),
+        (["--trainer.logger=own.Silent"], "trainer.logger: Silent: no login"),
+        (["--trainer.logger+=own.Silent"], "trainer.logger: Silent: no login"),
+        (["--trainer.logger=own.Silent", "--trainer.logger.api_key=s3"], "api_key: would stand in"),
+        (
+            ["--trainer.logger+=CSVLogger", "--trainer.logger+=CSVLogger"],
+            "trainer.logger: 2 loggers write to runs/joint/version_0/csv; give each a version",
+        ),
         (["--trainer.max_epochs=-1"], "trainer.max_epochs: "),
         (
             ["--trainer.strategy=auto", "--trainer.precision=bf16-true"],
@@ -97,6 +113,7 @@ def test_what_works_as_in_any_run_of_lightning(flags: list[str]) -> None:
     fit(
         *flags,
         *("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"),
+        "--trainer.logger.name=mine",
         *EARLY,
         "--trainer.check_val_every_n_epoch=2",  # so that the first epoch ends without a metric
         "--trainer.num_sanity_val_steps=1",
@@ -106,10 +123,22 @@ def test_what_works_as_in_any_run_of_lightning(flags: list[str]) -> None:
     (version,) = Path("runs/joint").glob("version_*")
     assert json.loads((version / "results.json").read_text())["steps"] > 0
     assert not (version / "checkpoints").exists() and (version / "config.yaml").exists()
-    (metrics,) = Path("logs").rglob("metrics.csv")
+    (metrics,) = Path("logs/mine").rglob("metrics.csv")
+    assert list(version.glob("events.*"))
     header = metrics.read_text().splitlines()[0].split(",")
     assert {"train/loss", "val/loss", "dynamics/margin/weak", "selection/draws"} <= set(header)
     assert "lam: 0.5" in metrics.with_name("hparams.yaml").read_text()
+
+
+def test_a_logger_that_cannot_start_ends_the_run_before_anything_is_loaded(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(OWN_CLASS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    with pytest.raises(UserError, match=r"^trainer.logger: Late: no network$"):
+        run(["fit", *flags, "--trainer.strategy=auto", "--trainer.logger+=own.Late"])
+    assert not list(Path("runs/joint").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,14 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         rank_zero_info(f"selected {self.summary}")
         self.log_once(asdict(self.summary))
 
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer steps of the fit, if nothing ends it early."""
+        assert self.trainer is not None
+        epochs, most = self.trainer.max_epochs, self.trainer.max_steps
+        limits = [self.summary.steps * (epochs or 0)] if epochs != -1 else []
+        return min([*limits, *([most] if most != -1 else [])])
+
     def made(self) -> dict[str, Any]:
         """What a fit trains on, for checkpoints and the model card."""
         return {

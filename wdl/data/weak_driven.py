@@ -77,11 +77,17 @@ class WeakDrivenDataModule(PlannedDataModule):
         return {name: getattr(self.selection, name) for name in names}
 
     def control(self) -> list[str]:
-        """All samples alike, in plain epochs of as many tokens."""
+        """All samples alike, in plain epochs of as many tokens; in one, if the run ended early."""
+        assert self.trainer is not None
+        tokens, rest = self.summary.tokens, []
+        if self.trainer.global_step < self.planned_steps:
+            tokens = round(tokens * self.trainer.global_step / self.summary.steps)
+            rest = ["--trainer.max_epochs", "1", "--trainer.max_steps", "-1"]
         return [
             *("--data.selection.weights", "uniform"),
             *("--data.selection.draw", "without_replacement"),
-            *("--data.selection.tokens", str(self.summary.tokens)),
+            *("--data.selection.tokens", str(tokens)),
+            *rest,
         ]
 
     def draw(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

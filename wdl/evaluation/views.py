@@ -44,11 +44,18 @@ def write_csv(summary: Summary, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
+def scalars(summary: Summary) -> dict[str, float]:
+    """All metrics by ``evaluation/BENCHMARK/METRIC/MODEL``."""
+    return {
+        f"evaluation/{row['benchmark']}/{row['metric']}/{row['model']}": row["value"]
+        for row in rows(summary)
+    }
+
+
 def write_tensorboard(summary: Summary, out: Path, writer: SummaryWriter, step: int) -> None:
     """Scalars of all metrics, and the first answers of each model, in ``out``, as text."""
-    for row in rows(summary):
-        tag = f"evaluation/{row['benchmark']}/{row['metric']}/{row['model']}"
-        writer.add_scalar(tag, row["value"], step)
+    for tag, value in scalars(summary).items():
+        writer.add_scalar(tag, value, step)
     for model, benchmarks in summary["models"].items():
         for benchmark in benchmarks:
             with (out / model / f"{benchmark}.jsonl").open(encoding="utf-8") as lines:

@@ -61,8 +61,8 @@ def check_options(options: Mapping[str, Any], fitting: bool) -> None:
     faults = [f"trainer.{k}: {do}" for k, (no, do) in _REFUSED.items() if options[k] != no]
     if fitting and options["logger"] is False:
         faults.append(
-            "trainer.logger: TensorBoard's makes the run's folder; leave it out, or give loggers "
-            "to log to besides"
+            "trainer.logger: false is no logger; give loggers that log besides TensorBoard's, or "
+            "set tensorboard to false for a run without its events"
         )
     if faults:
         raise UserError(*faults)
