@@ -209,11 +209,9 @@ class Evaluation(Callback):
         dynamics = {n.removeprefix(DYNAMICS): v for n, v in found.items() if DYNAMICS in n}
         losses = {name: value for name, value in found.items() if DYNAMICS not in name}
         results = scores | {"steps": trainer.global_step, "tokens": tokens}
-        results |= {"validation": losses, "dynamics": dynamics}
+        results |= {"data_sha256": data.corpus.digest, "validation": losses, "dynamics": dynamics}
         write_json(run.results, results)
-        graded = {f"exact_match/{k}": v for k, v in scores.get("exact_match", {}).items()}
-        amounts = {"tokens": tokens["strong_after"], "steps": trainer.global_step}
-        leave_outcome(amounts, losses | graded)
+        leave_results(run)
         rank_zero_info(f"results: {run.results}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -301,6 +299,14 @@ class Evaluation(Callback):
             "benchmark": self.benchmark,
             "protocol": self.protocol,
         }
+
+
+def leave_results(run: RunFolder) -> None:
+    """For whoever started the fit: its amounts and metrics, see :mod:`wdl.system.outcome`."""
+    results = json.loads(run.results.read_text())
+    graded = {f"exact_match/{k}": v for k, v in results.get("exact_match", {}).items()}
+    amounts = {"tokens": results["tokens"]["strong_after"], "steps": results["steps"]}
+    leave_outcome(amounts, results["validation"] | graded)
 
 
 def _validation(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -20,8 +20,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from wdl.callbacks.checkpoints import Checkpoints
 from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms
-from wdl.callbacks.evaluation import Evaluation
+from wdl.callbacks.evaluation import Evaluation, leave_results
 from wdl.callbacks.export import StrongExport
+from wdl.callbacks.quiet import BranchSummary, EndOfProgress
 from wdl.callbacks.samples import PictureSamples
 from wdl.callbacks.saved_config import SavedConfig
 from wdl.callbacks.screen import ValidationTable
@@ -30,12 +31,13 @@ from wdl.config.parser import PlainParser
 from wdl.data.planned import PlannedDataModule
 from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
+from wdl.system.files import refuse_unwritable
 from wdl.system.processes import rank
 from wdl.training.checkpoints import check_checkpoint
 from wdl.training.deepspeed import DeepSpeed
 from wdl.training.pair import Pair
 from wdl.training.resume import check_strategy
-from wdl.training.run_folder import newest_checkpoint, remove_partial
+from wdl.training.run_folder import newest_checkpoint, newest_start, remove_partial
 from wdl.training.trainer_options import check_options, check_trainer, check_weak_dtype
 from wdl.training.weak_driven import WeakDrivenModule
 
@@ -138,13 +140,19 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint that is asked for, and look at it before it is opened."""
         config = self.config[self.subcommand]
-        check_options(config.trainer, self.subcommand == "fit")
-        if config.ckpt_path == "last":
+        fitting = self.subcommand == "fit"
+        check_options(config.trainer, fitting)
+        if fitting and not config.trainer.fast_dev_run:  # which leaves nothing behind
+            refuse_unwritable(Path(config.runs, config.name, "version_0"), "--runs")
+        if config.data.init_args.get("cache", "given") is None:
+            config.data.init_args.cache = str(Path(config.runs, "cache"))
+        self._goes_on = config.ckpt_path == "last"
+        if self._goes_on:
             run = Path(config.runs, config.name)
             newest = newest_checkpoint(run)
-            if newest is None and self.subcommand != "fit":
+            if newest is None and not fitting:
                 raise UserError(f"ckpt_path: {run} holds no checkpoint; leave --ckpt_path out")
-            if self.subcommand == "fit" and rank() == 0:
+            if fitting and rank() == 0:
                 remove_partial(run)
             if newest is None:  # so that a requeued job has one command, for its first start too
                 rank_zero_info(f"{run} holds no checkpoint: starting from the beginning")
@@ -184,12 +192,24 @@ class FitCLI(LightningCLI):
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.check_inputs(self.model.sources["strong"])
-        config = self.config[self.subcommand]
-        if fitting and not config.trainer.fast_dev_run:  # which leaves nothing behind
-            try:
-                Path(config.runs, config.name).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--runs {config.runs}: cannot be written ({error})") from error
+        if fitting and self._goes_on:
+            self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
+        """A run that has come to its end, with these options and data, does not begin again."""
+        config = self.config.fit.clone()
+        config.ckpt_path = None  # as it is saved
+        run = newest_start(Path(config.runs, config.name))
+        asked = self._parser("fit").dump(config, skip_none=False)
+        if run is None or not run.is_done(asked, self.datamodule.corpus.digest):
+            return
+        if rank() == 0:
+            leave_results(run)
+            rank_zero_info(
+                f"{run.path}: trained already, with these options and data; nothing is left to do "
+                "(without --ckpt_path it is trained anew)"
+            )
+        raise SystemExit(0)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and wherever else a user wants."""
@@ -208,6 +228,9 @@ class FitCLI(LightningCLI):
             callbacks = []
         elif config["enable_checkpointing"] is False:
             callbacks = [one for one in callbacks if not isinstance(one, Checkpoints)]
+        callbacks = [EndOfProgress(), *callbacks]
+        if config["enable_model_summary"] is not False:
+            callbacks.append(BranchSummary())
         return super()._instantiate_trainer(config, callbacks)
 
 
@@ -281,7 +304,12 @@ def _quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     # checkpoints are checked before they are opened
-    settled = ("litlogger", "`weights_only` was not set", "to estimate number of stepping batches")
+    settled = (
+        "litlogger",
+        "`weights_only` was not set",
+        "to estimate number of stepping batches",
+        "already configured with model summary",
+    )
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(
             lambda record: not any(text in record.getMessage() for text in settled)
