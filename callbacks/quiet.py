@@ -27,7 +27,7 @@ class BranchSummary(ModelSummary):
 
 
 class EndOfProgress(Callback):
-    """Takes the progress bar away when training ends, or its last state would follow the results."""
+    """Takes the progress bar away when training ends; or its last state follows the results."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before anything is exported or graded."""

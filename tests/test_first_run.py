@@ -1,7 +1,6 @@
 """What a new user sees of a first, short run: where it writes, what it says, and what follows."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -234,7 +234,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
     def _log_often_enough(self) -> None:
         """Where a whole run is shorter than the interval of its logs, there would be none."""
         assert self.trainer is not None and self.plan is not None
-        trainer = self.trainer
+        trainer: Any = self.trainer  # whose attributes are not all declared
         ends = [trainer.max_steps, self.plan.steps * (trainer.max_epochs or -1)]
         steps = min((end for end in ends if end > 0), default=math.inf)
         if steps < (asked := trainer.log_every_n_steps):
