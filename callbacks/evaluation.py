@@ -215,11 +215,9 @@ class Evaluation(Callback):
                 results["throughput"] = one.totals
         if early:
             results["stopped_early"] = early
-        results |= {"validation": losses, "dynamics": dynamics}
+        results |= {"data_sha256": data.corpus.digest, "validation": losses, "dynamics": dynamics}
         write_json(run.results, results)
-        graded = {f"exact_match/{k}": v for k, v in scores.get("exact_match", {}).items()}
-        amounts = {"tokens": tokens["strong_after"], "steps": trainer.global_step}
-        leave_outcome(amounts, losses | graded)
+        leave_results(run)
         rank_zero_info(f"results: {run.results}")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -307,6 +305,14 @@ class Evaluation(Callback):
             "benchmark": self.benchmark,
             "protocol": self.protocol,
         }
+
+
+def leave_results(run: RunFolder) -> None:
+    """For whoever started the fit: its amounts and metrics, see :mod:`wdl.system.outcome`."""
+    results = json.loads(run.results.read_text())
+    graded = {f"exact_match/{k}": v for k, v in results.get("exact_match", {}).items()}
+    amounts = {"tokens": results["tokens"]["strong_after"], "steps": results["steps"]}
+    leave_outcome(amounts, results["validation"] | graded)
 
 
 def _validation(metrics: Mapping[str, Any]) -> dict[str, float]:

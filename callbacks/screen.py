@@ -37,6 +37,15 @@ class BranchSummary(Callback):
             )
 
 
+class EndOfProgress(Callback):
+    """Takes the progress bar away when training ends; or its last state follows the results."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before anything is exported or graded."""
+        if trainer.progress_bar_callback is not None:
+            trainer.progress_bar_callback.teardown(trainer, pl_module, "fit")
+
+
 class ValidationTable(Callback):
     """Prints the metrics of ``wdl validate`` as tables; those of a fit are in TensorBoard."""
 

@@ -10,6 +10,7 @@ import pytest
 from conftest import CONFIGS
 
 from wdl.cli import VERBS, main
+from wdl.system.processes import check_launcher
 
 JOINT = str(CONFIGS / "joint.yaml")
 NEEDLESS = {"transformers", "datasets", "matplotlib"}
@@ -64,7 +65,7 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--data", "wdl.fit.FitCLI"], "data: wdl.fit.FitCLI names no class that fits here"),
         (["--data.selection.alph", "1"], "there is no such key (data.selection.alpha?)"),
         (["--model.lora.rank", "x"], "model.lora.rank: Expected a int. Got value: x"),
-        (["--runs", "/proc/nowhere"], "--runs /proc/nowhere: cannot be written"),
+        (["--runs", "/proc/nowhere"], "--runs: /proc cannot be written to"),
         (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed needs a GPU"),
         (["--trainer.devices", "2"], "for example data.micro_batch_size 8"),
         (["--data.path", "missing.jsonl"], "missing.jsonl: there is no such file"),
@@ -89,6 +90,10 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--evaluation.protocol", "paper"], "evaluation: model.strong on arithmetic: a prompt of"),
         (["--evaluation.every_n_validations", "0"], "evaluation.every_n_validations: 0"),
         (["--config", "missing.yaml"], "missing.yaml"),
+        (["--config", "https://a.org/b.yaml"], "--config https://a.org/b.yaml: is an address"),
+        (["--data.cache", "/proc/nowhere"], "data.cache: /proc cannot be written to"),
+        (["--trainer.devices", "0"], "trainer: `Trainer(devices='0')` value is not a valid input"),
+        (["--trainer.strategy", "fsdp"], "trainer: The strategy `fsdp` requires a GPU"),
         (["--trainer.accumulate_grad_batches", "4"], "trainer.accumulate_grad_batches: it follows"),
     ],
 )
@@ -203,6 +208,47 @@ def test_other_processes_than_torchrun_started(
     printed = fails(capsys, "fit", "--config", JOINT)
     assert "trainer.devices, trainer.num_nodes: You set `devices=1`" in printed
     assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT is 'abc' and no whole number"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT is no port"),
+        ({"RANK": "first"}, "RANK is 'first' and no whole number"),
+        (
+            {"SLURM_NTASKS": "1"},
+            "has SLURM_NTASKS but no SLURM_PROCID, SLURM_LOCALID, SLURM_NODEID",
+        ),
+        ({"TORCHELASTIC_RUN_ID": "a", "RANK": "0"}, "has TORCHELASTIC_RUN_ID but no LOCAL_RANK, W"),
+        (
+            {"WORLD_SIZE": "2"},
+            "process 0 of 2 (RANK, WORLD_SIZE), the trainer that it is process 0",
+        ),
+        (
+            {"RANK": "1"},
+            "this is process 1 of 1 (RANK, WORLD_SIZE), the trainer that it is process 0",
+        ),
+    ],
+)
+def test_half_of_a_launcher(
+    variables: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("wdl.cli.time.sleep", lambda _: None)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    printed = fails(capsys, "fit", "--config", JOINT)
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_shell_within_a_job_is_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    check_launcher()
 
 
 def test_one_process_of_a_verb_that_is_one_process_is_enough(

@@ -4,6 +4,7 @@
 whose signatures are their options. Mistakes of the user end in one line each and exit code 2.
 """
 
+import io
 import json
 import os
 import signal
@@ -16,7 +17,12 @@ from typing import Any, NoReturn
 
 from wdl.errors import UserError
 from wdl.system.imports import without_extras
-from wdl.system.processes import end_with_parent_if_told, rank, stay_with_first_rank
+from wdl.system.processes import (
+    check_launcher,
+    end_with_parent_if_told,
+    rank,
+    stay_with_first_rank,
+)
 
 VERBS = {
     "fit": "train the strong branch of a pair, export it and grade it",
@@ -78,6 +84,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; ``args`` defaults to the process's own."""
     args = list(sys.argv[1:] if args is None else args)
     end_with_parent_if_told()
+    for stream in (sys.stdout, sys.stderr):  # a sign that a terminal has not is better than an end
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # threads that spin while they wait for each other slow a busy machine down several times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if os.getcwd() not in sys.path:
@@ -101,6 +110,8 @@ def _run(args: list[str]) -> None:
     verb, rest = " ".join(args[:length]), args[length:]
     if verb not in VERBS:
         raise UserError(f"{verb}: there is no such verb; choose from {', '.join(VERBS)}")
+    if verb in RANKED:
+        check_launcher()
     if rank() and verb not in RANKED:
         raise UserError(f"wdl {verb} is one process, and was started as several; start one")
     if verb in ("fit", "validate"):

@@ -24,15 +24,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from wdl.callbacks.checkpoints import Checkpoints
 from wdl.callbacks.dynamics import BranchLogger, DynamicsHistograms, NoEvents
 from wdl.callbacks.early import StayStopped
-from wdl.callbacks.evaluation import Evaluation
+from wdl.callbacks.evaluation import Evaluation, leave_results
 from wdl.callbacks.export import StrongExport
 from wdl.callbacks.samples import PictureSamples
 from wdl.callbacks.saved_config import SavedConfig
-from wdl.callbacks.screen import BranchSummary, ValidationTable
+from wdl.callbacks.screen import BranchSummary, EndOfProgress, ValidationTable
 from wdl.callbacks.stopping import StopOnSignal
 from wdl.callbacks.throughput import Throughput
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
+from wdl.system.files import refuse_unwritable
 from wdl.system.processes import rank
 from wdl.training.checkpoints import check_checkpoint
 from wdl.training.deepspeed import DeepSpeed
@@ -40,7 +41,7 @@ from wdl.training.loggers import check_apart, placed, start
 from wdl.training.pair import Pair
 from wdl.training.parser import DEFAULTS, Parser
 from wdl.training.resume import check_strategy
-from wdl.training.run_folder import newest_checkpoint, remove_partial
+from wdl.training.run_folder import newest_checkpoint, newest_start, remove_partial
 from wdl.training.trainer_options import check_options, check_trainer, check_weak_dtype
 
 _FOUND_LATE = ("`val_check_interval`", "Early stopping conditioned on metric")
@@ -115,13 +116,19 @@ class FitCLI(LightningCLI):
         """Find the checkpoint that is asked for, and look at it before it is opened."""
         self.parser.add_instantiator(self._make_logger, Logger, subclasses=True)
         config = self.config[self.subcommand]
-        check_options(config.trainer, self.subcommand == "fit")
-        if config.ckpt_path == "last":
+        fitting = self.subcommand == "fit"
+        check_options(config.trainer, fitting)
+        if fitting and not config.trainer.fast_dev_run:  # which leaves nothing behind
+            refuse_unwritable(Path(config.runs, config.name, "version_0"), "--runs")
+        if config.data.init_args.get("cache", "given") is None:
+            config.data.init_args.cache = str(Path(config.runs, "cache"))
+        self._goes_on = config.ckpt_path == "last"
+        if self._goes_on:
             run = Path(config.runs, config.name)
             newest = newest_checkpoint(run)
-            if newest is None and self.subcommand != "fit":
+            if newest is None and not fitting:
                 raise UserError(f"ckpt_path: {run} holds no checkpoint; leave --ckpt_path out")
-            if self.subcommand == "fit" and rank() == 0:
+            if fitting and rank() == 0:
                 remove_partial(run)
             if newest is None:  # so that a requeued job has one command, for its first start too
                 rank_zero_info(f"{run} holds no checkpoint: starting from the beginning")
@@ -161,12 +168,9 @@ class FitCLI(LightningCLI):
             self.datamodule.accumulation(self.trainer.world_size)
         evaluation = self._get(self.config_init, "evaluation")
         evaluation.check_inputs(self.model.sources["strong"])
-        config = self.config[self.subcommand]
-        if fitting and not config.trainer.fast_dev_run:  # which leaves nothing behind
-            try:
-                Path(config.runs, config.name).mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--runs {config.runs}: cannot be written ({error})") from error
+        if fitting and self._goes_on:
+            self._stop_if_done()
+        if fitting and not self.config.fit.trainer.fast_dev_run:  # which leaves nothing behind
             start(self.trainer.loggers[1:])
 
     def _make_logger(self, made: type[Logger], **options: Any) -> Logger:
@@ -189,6 +193,22 @@ class FitCLI(LightningCLI):
         runs, name = (self._get(self.config, key) for key in ("runs", "name"))
         return (BranchLogger if self._get(self.config, "tensorboard") else NoEvents)(runs, name)
 
+    def _stop_if_done(self) -> None:
+        """A run that has come to its end, with these options and data, does not begin again."""
+        config = self.config.fit.clone()
+        config.ckpt_path = None  # as it is saved
+        run = newest_start(Path(config.runs, config.name))
+        asked = self._parser("fit").dump(config, skip_none=False)
+        if run is None or not run.is_done(asked, self.datamodule.corpus.digest):
+            return
+        if rank() == 0:
+            leave_results(run)
+            rank_zero_info(
+                f"{run.path}: trained already, with these options and data; nothing is left to do "
+                "(without --ckpt_path it is trained anew)"
+            )
+        raise SystemExit(0)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that logs a fit to its folder, and wherever else a user wants."""
         runs, name = (self._get(self.config, key) for key in ("runs", "name"))
@@ -204,12 +224,15 @@ class FitCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         # in a file a bar is rows of broken ones; the summary knows no branches, and counts no FLOPs
+        summary = config["enable_model_summary"]
         shown = {"enable_progress_bar": sys.stdout.isatty(), "enable_model_summary": False}
         config |= {name: show for name, show in shown.items() if config[name] is None}
         if config["fast_dev_run"]:  # which leaves nothing behind
             callbacks = []
         elif config["enable_checkpointing"] is False:
             callbacks = [one for one in callbacks if not isinstance(one, Checkpoints)]
+        summary = [] if summary is False else [BranchSummary()]
+        callbacks = [EndOfProgress(), *summary, *callbacks]
         return super()._instantiate_trainer(config, callbacks)
 
 
@@ -258,7 +281,7 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         save_config_callback=SavedConfig,
         trainer_defaults={
             "callbacks": [
-                *(DynamicsHistograms(), PictureSamples(), ValidationTable(), BranchSummary()),
+                *(DynamicsHistograms(), PictureSamples(), ValidationTable()),
                 *(Throughput(), StopOnSignal(), StayStopped()),
             ],
         },
@@ -286,7 +309,12 @@ def _quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     # checkpoints are checked before they are opened
-    settled = ("litlogger", "`weights_only` was not set", "to estimate number of stepping batches")
+    settled = (
+        "litlogger",
+        "`weights_only` was not set",
+        "to estimate number of stepping batches",
+        "already configured with model summary",
+    )
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(
             lambda record: not any(text in record.getMessage() for text in settled)

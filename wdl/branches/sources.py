@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from wdl.config.paths import is_hub_name
 from wdl.errors import UserError
 from wdl.system.digests import files_digest
+from wdl.system.hub import hub_fault
 from wdl.system.types import (
     GenerationConfig,
     PretrainedConfig,
@@ -116,9 +117,15 @@ def _kind_fault(config: PretrainedConfig) -> str | None:
 @contextmanager
 def reading(source: str, what: str) -> Iterator[None]:
     """Turn what transformers says of damaged or missing files into one line."""
+    offline = hub_fault() if is_hub_name(source) else None
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if offline:
+            raise UserError(
+                f"{source}: its {what} is not in the hub's cache on this machine, and the hub is "
+                f"not asked ({offline}); give the folder of a model, or connect once"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{source}: its {what} cannot be read ({reason}); check the folder, or the name and "

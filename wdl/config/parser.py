@@ -128,6 +128,11 @@ def check_syntax(files: Iterable[Path]) -> None:
     for file in files:
         try:
             if not file.exists():
+                if address := re.match(r"([a-z][\w+.-]+):/+(.*)", str(file)):
+                    raise UserError(
+                        f"--config {address[1]}://{address[2]}: is an address, and configurations "
+                        "are files; download it and give the file"
+                    )
                 raise UserError(f"--config {file}: there is no such file; wdl has {like(file)}")
             if not file.is_file() and not file.is_dir():
                 continue  # a pipe can be read but once

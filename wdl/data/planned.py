@@ -31,6 +31,7 @@ from wdl.data.plan import MicroBatch, Plan, accumulation
 from wdl.data.records import OnBadRow, TooLong
 from wdl.data.selection import Summary
 from wdl.errors import UserError
+from wdl.system.files import refuse_unwritable
 from wdl.system.types import Dataset, PreTrainedTokenizerBase
 
 
@@ -57,7 +58,8 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
             is 1.
         val_fraction: Share of the samples that is kept for validation. A sample's prompt decides,
             so the same prompt never stands on both sides.
-        cache: Folder for encoded data and scores; runs with the same inputs share them.
+        cache: Folder for encoded data and scores; runs with the same inputs share them. By default
+            RUNS/cache.
         images: Sizes that a vision-language model reads pictures in.
     """
 
@@ -77,7 +79,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         on_bad_row: OnBadRow = "error",
         max_tokens: int | None = None,
         val_fraction: float = 0.02,
-        cache: str = "runs/cache",
+        cache: str | None = None,
         images: ImageLimits = ImageLimits(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
@@ -103,7 +105,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         self.max_tokens = max_tokens
         self.packed = max_tokens is not None
         self.val_fraction = val_fraction
-        self.cache = Path(cache)
+        self.cache = Path(cache or "runs/cache")
         self.corpus = Corpus(
             path, strong, self.cache, system_prompt, max_length, too_long, on_bad_row, images
         )
@@ -164,10 +166,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         """
         for name, source in self.branches.items():
             check_source(source, f"model.{name}", pretrained or name == "weak")
-        try:
-            self.cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"data.cache: {self.cache} cannot be written ({error})") from error
+        refuse_unwritable(self.cache / "encoded", "data.cache")
         _ = self.corpus.records, self.corpus.end_token
 
     def check_reader(self, batch_type: type) -> None:
@@ -229,6 +228,7 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         # Lightning and DeepSpeed both read this, after setup
         accumulation = self.plan.accumulation(self.trainer.world_size)
         self.trainer.accumulate_grad_batches = accumulation
+        self._log_often_enough()
         if dry := int(self.trainer.fast_dev_run):  # type: ignore[attr-defined]
             self.trainer.limit_train_batches = dry * accumulation  # as many whole optimizer steps
         self.summary = self.summarise(probabilities, self.plan)
@@ -242,6 +242,18 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
         epochs, most = self.trainer.max_epochs, self.trainer.max_steps
         limits = [self.summary.steps * (epochs or 0)] if epochs != -1 else []
         return min([*limits, *([most] if most != -1 else [])])
+
+    def _log_often_enough(self) -> None:
+        """Where a whole run is shorter than the interval of its logs, there would be none."""
+        assert self.trainer is not None
+        trainer: Any = self.trainer  # whose attributes are not all declared
+        steps = self.planned_steps
+        if steps < (asked := trainer.log_every_n_steps):
+            trainer.log_every_n_steps = max(1, steps // 10)
+            rank_zero_info(
+                f"logging every {trainer.log_every_n_steps} of {steps} optimizer steps, since "
+                f"trainer.log_every_n_steps ({asked}) are more than there are"
+            )
 
     def made(self) -> dict[str, Any]:
         """What a fit trains on, for checkpoints and the model card."""

@@ -28,6 +28,7 @@ from pyarrow import parquet
 from wdl.config.paths import DATA_SUFFIXES, is_hub_data
 from wdl.data.dataset_info import ListedSet, listed_sets
 from wdl.errors import MAX_FAULTS, UserError
+from wdl.system.hub import hub_fault
 
 TRAINED_ON = {"train", "training"}
 HELD_OUT = {"test", "testing", "validation", "valid", "val", "dev", "eval", "heldout", "holdout"}
@@ -101,6 +102,7 @@ class HubData:
         from huggingface_hub import HfApi
 
         repository = self.name.partition(":")[0]
+        hub_fault()
         try:
             return f"{self.name}@{HfApi().dataset_info(repository).sha}"
         except Exception as error:  # the hub and the network fail in many ways
@@ -123,8 +125,8 @@ class HubData:
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(
             f"{self.name}: there is no such file, and as a data set of the hub it cannot be read "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); check the name and the "
-            "network, or give a local file"
+            f"({hub_fault() or f'{type(error).__name__}: {error}'}); check name and network, "
+            "or give a local file"
         )
 
 

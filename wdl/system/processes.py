@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 
+from wdl.errors import UserError
 from wdl.system.outcome import VARIABLE
 
 # What tells a process that it is one rank of several: of Lightning's, torchrun's and SLURM's.
@@ -13,14 +14,43 @@ _LAUNCHER = re.compile(
     r"(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|ROLE_NAME"
     r"|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|SLURM_.*"
 )
+_NUMBERS = re.compile(
+    r"(LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|MASTER_PORT"
+    r"|SLURM_(PROCID|LOCALID|NODEID|NTASKS|NNODES)"
+)
+_TOGETHER = {
+    "TORCHELASTIC_RUN_ID": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "SLURM_NTASKS": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"),
+}
+"""What a launcher always sets together; Lightning looks for the first to tell whose rank it is."""
 _PARENT = "WDL_PARENT"
 _ENDS_WITH_PARENT = "WDL_ENDS_WITH_PARENT"
 
 
 def rank() -> int:
     """Number of this process among all, before there is a process group to ask."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+    given = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((int(number) for number in given if number.isdecimal()), 0)
+
+
+def check_launcher() -> None:
+    """Look at what torchrun or SLURM may have set, which libraries take as it is.
+
+    Raises:
+        UserError: A variable that is to be a number is none, or a launcher's are not all there.
+    """
+    mend = "start with torchrun or srun, which set it, or unset it"
+    for name, text in sorted(os.environ.items()):
+        if _NUMBERS.fullmatch(name) and not text.isdecimal():
+            raise UserError(f"the environment's {name} is {text!r} and no whole number; {mend}")
+    if int(os.environ.get("MASTER_PORT", 0)) >= 2**16:
+        raise UserError(f"the environment's MASTER_PORT is no port, which are below 65536; {mend}")
+    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):  # whose shell is no rank
+        return
+    for name, others in _TOGETHER.items():
+        missing = [other for other in others if other not in os.environ]
+        if name in os.environ and missing:
+            raise UserError(f"the environment has {name} but no {', '.join(missing)}; {mend}")
 
 
 def environment_of_child() -> dict[str, str]:

@@ -11,6 +11,7 @@ RUNS/NAME/latest/               links to what the newest start has written, but 
 TensorBoard follows links, and would show the run twice
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -60,7 +61,9 @@ class RunFolder:
     @classmethod
     def latest(cls, runs: Path, name: str) -> "RunFolder":
         """That of the newest start of a run, by its links."""
-        return cls(runs / name / _LATEST)
+        links = runs / name / _LATEST
+        newest = None if links.is_dir() else newest_start(runs / name)
+        return newest or cls(links)
 
     def export(self, step: int, best: bool = False) -> Path:
         """Where the strong branch is exported on the way."""
@@ -70,17 +73,41 @@ class RunFolder:
         """Where an evaluation on the way is filed."""
         return self.evaluation / f"step={step}"
 
+    def is_done(self, config: str, data_sha256: str) -> bool:
+        """Whether this start has come to its end, with this configuration and these data."""
+        if not (self.strong.is_dir() and self.results.is_file() and self.config.is_file()):
+            return False
+        trained_on = json.loads(self.results.read_text()).get("data_sha256")
+        return trained_on == data_sha256 and self.config.read_text() == config
+
     def become_latest(self) -> None:
-        """Let ``latest`` hold links to what this start writes, now or later."""
+        """Let ``latest`` hold links to what this start writes, now or later.
+
+        On a disk without symbolic links there is none, and a warning says where the start is.
+        """
         latest = self.path.with_name(_LATEST)
         links = self.path.with_name(f".{_LATEST}.{os.getpid()}.partial")
         shutil.rmtree(links, ignore_errors=True)
         links.mkdir()
-        for name in _LINKED:
-            (links / name).symlink_to(Path("..", self.path.name, name))
+        try:
+            for name in _LINKED:
+                (links / name).symlink_to(Path("..", self.path.name, name))
+        except OSError as error:
+            links.rmdir()
+            rank_zero_warn(
+                f"{latest}: this disk takes no symbolic links ({error.strerror}); what this start "
+                f"of the run writes is in {self.path}"
+            )
+            return
         if latest.is_symlink():
             latest.unlink()
         replace_folder(links, latest)
+
+
+def newest_start(run: Path) -> RunFolder | None:
+    """The last start of a run (RUNS/NAME), or None."""
+    found = {int(path.name.rpartition("_")[2]): path for path in run.glob("version_[0-9]*")}
+    return RunFolder(found[max(found)]) if found else None
 
 
 def newest_checkpoint(run: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """Options of Lightning's trainer: each does what a user means by it, or is refused by its name."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,6 +99,18 @@ def check_trainer(trainer: Trainer, fitting: bool, validates: bool) -> None:
             strategy.cluster_environment.validate_settings(trainer.num_devices, trainer.num_nodes)
         except ValueError as error:
             raise UserError(f"trainer.devices, trainer.num_nodes: {error}") from error
+    _check_processes(trainer)
+
+
+def _check_processes(trainer: Trainer) -> None:
+    """Refuse one of several processes that would each train alone, and over the same files."""
+    number, size = os.environ.get("RANK"), int(os.environ.get("WORLD_SIZE", 1))
+    if size > trainer.world_size or number not in (None, str(trainer.global_rank)):
+        raise UserError(
+            f"the environment says that this is process {number or 0} of {size} (RANK, WORLD_SIZE),"
+            f" the trainer that it is process {trainer.global_rank} of {trainer.world_size}; start "
+            "with torchrun or srun, or unset RANK and WORLD_SIZE"
+        )
 
 
 def _check_fit(trainer: Trainer, precision: str, validates: bool) -> None:
