@@ -115,7 +115,7 @@ def test_pictures_stay_in_the_conversation(tmp_path: Path) -> None:
     image = draw(tmp_path / "a.png", 60, 90, "red")
     seeing = TransformersEngine(str(write_vision_model(tmp_path / "model")))
     chat = Conversation(seeing, Protocol("short", max_new_tokens=4))
-    with pytest.raises(UserError, match="/image b.png: there is no such file"):
+    with pytest.raises(UserError, match=r"/image b\.png: there is no such file"):
         chat.show("b.png")
     chat.show(image)
     chat.say("What?", lambda text: None)
