@@ -29,6 +29,7 @@ VERBS = {
     "validate": "validation metrics of a checkpoint",
     "export": "write the strong branch of a checkpoint as a Hugging Face folder",
     "evaluate": "grade the answers of one or more models on benchmarks",
+    "chat": "talk to a model at the prompt",
     "compare": "test whether evaluated models are better than the first",
     "pool": "the questions of any data set",
     "sample": "attempts of a model at the questions of a pool",
@@ -51,6 +52,7 @@ RANKED = ("fit", "validate", "score")
 FUNCTIONS = {
     "export": ("wdl.training.export", "export_checkpoint"),
     "evaluate": ("wdl.evaluation.run", "evaluate"),
+    "chat": ("wdl.generation.chat", "chat"),
     "compare": ("wdl.evaluation.compare", "compare"),
     "pool": ("wdl.rounds.sets", "pool"),
     "sample": ("wdl.rounds.sample", "sample"),
@@ -138,6 +140,9 @@ def function_parser(verb: str) -> tuple[Callable[..., None], Any]:
         folders = "Folders OUT/MODEL of evaluations; the first is the model to beat."
         parser.add_argument("models", nargs="+", help=folders)
         parser.add_function_arguments(function, skip={"models"})
+    elif verb == "chat":
+        parser.add_argument("model", help="Folder, name on the hub, or what --url calls it.")
+        parser.add_function_arguments(function, skip={"model"})
     else:
         parser.add_function_arguments(function)
     return function, parser

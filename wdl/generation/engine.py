@@ -11,7 +11,7 @@ as a file in the current folder, and a YAML file for ``--engine`` that names it:
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -135,6 +135,16 @@ class Engine(ABC):
         Raises:
             ChildFailure: The engine crashed or hung.
         """
+
+    def say(self, request: Request, sampling: Sampling, write: Callable[[str], None]) -> Generation:
+        """Answer one request; ``write`` gets the text as it comes, or whole.
+
+        Raises:
+            ChildFailure: The engine crashed or hung.
+        """
+        found = [one for batch in self.generate([request], sampling) for one in batch]
+        write(found[0].completion)
+        return found[0]
 
     def close(self) -> None:  # noqa: B027 (most hold nothing)
         """Give back what the engine holds; it can generate no more."""

@@ -4,7 +4,8 @@ Requests are sorted by length, padded on the left and decoded in batches that sh
 end; `generate` of transformers carries the ended ones along until the last has ended.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -101,6 +102,25 @@ class TransformersEngine(LocalEngine):
                 for ended in self._decode(batch, sampling):
                     yield [one for one in ended if (one.id, one.sample) in missing]
 
+    def say(self, request: Request, sampling: Sampling, write: Callable[[str], None]) -> Generation:
+        """As for every engine, a token at a time, within what room the context has."""
+        (prompt,) = self.prompts([request], replace(sampling, max_new_tokens=1))
+        context = self.config.get_text_config().max_position_embeddings
+        room = min(sampling.max_new_tokens, context - len(prompt.tokens))
+        seen = ""
+
+        def follow(written: Tensor) -> None:
+            nonlocal seen
+            text = self._cut(request, written[0].tolist()).completion
+            if not text.endswith("\ufffd"):  # the first bytes of a character
+                write(text[len(seen) :])
+                seen = text
+
+        ended = self._decode([prompt], replace(sampling, max_new_tokens=room), follow)
+        ((found,),) = ended
+        write(found.completion[len(seen) :])
+        return found
+
     def close(self) -> None:
         """Let go of the model."""
         self.__dict__.pop("model", None)
@@ -108,8 +128,16 @@ class TransformersEngine(LocalEngine):
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _decode(self, batch: list[Prompt], sampling: Sampling) -> Iterator[list[Generation]]:
-        """The answers to one batch of R prompts, as they end."""
+    def _decode(
+        self,
+        batch: list[Prompt],
+        sampling: Sampling,
+        follow: Callable[[Tensor], None] = lambda written: None,
+    ) -> Iterator[list[Generation]]:
+        """The answers to one batch of R prompts, as they end.
+
+        ``follow`` gets the tokens so far [R left, new tokens] after each.
+        """
         device, _ = _device()
         requests = [prompt.request for prompt in batch]
         reading = self._begin(batch, device)
@@ -130,6 +158,7 @@ class TransformersEngine(LocalEngine):
             ).logits[:, -1]
             tokens = choose_tokens(logits.float(), sampling, draw)[:, None]
             written = torch.cat([written, tokens], dim=1)
+            follow(written)
             ended |= torch.isin(tokens[:, 0], stop)
             reading = reading.then(tokens)
             if left == 0 or ended.float().mean() >= ENDED_SHARE:
