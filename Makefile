@@ -1,5 +1,6 @@
 # make demo       from a bare Python 3.11 to a trained, exported and graded model
 # make test       everything that continuous integration checks
+# make docs       the documentation as a site, in build/site
 # make matrix     every strategy, accumulation, precision and pair against one process
 # make gpu        what wants a GPU, in eight minutes: right, fast, fits? tables in runs/gpu.md
 # make kill-test  50 kills at random moments, over all strategies and all stages of self-training
@@ -11,13 +12,16 @@ VLLM := .venv-vllm
 GPU := .venv-gpu
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test programs check matrix gpu kill-test clean
+.PHONY: demo test docs programs check matrix gpu kill-test clean
 
 demo: $(VENV)/installed
 	$(BIN)/wdl fit --config configs/joint.yaml --name demo
 
 test: check $(VLLM)/installed programs
 	$(BIN)/pytest
+
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/site
 
 matrix: $(VENV)/installed
 	WDL_TEST_MATRIX=1 $(BIN)/pytest tests/training/test_strategies.py

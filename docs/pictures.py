@@ -1,18 +1,21 @@
-"""The picture of the README: the page of a small evaluation, as a browser shows it.
+"""The pictures of the README and the site, made with the tiny pair in configs/tiny.
 
     python docs/pictures.py
 
-asks the tiny pair in configs/tiny and writes docs/report.png; it needs Debian's chromium-driver.
+writes docs/report.png, the page of a small evaluation as a browser shows it (which needs Debian's
+chromium-driver), and docs/dynamics.png, what the logits of a joint run looked like.
 """
 
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import matplotlib.pyplot as plt
 from PIL import Image
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wdl.cli import main
 
@@ -20,6 +23,11 @@ DOCS = Path(__file__).parent
 TINY = DOCS.parent / "configs" / "tiny"
 SIZE = (1180, 1440)
 COLOURS = 128
+CURVES = {
+    "margin": ("weak", "strong", "mixed"),
+    "entropy": ("weak", "strong", "mixed"),
+    "amplification": ("all", "saturated"),
+}
 
 
 def evaluate(folder: Path) -> Path:
@@ -52,6 +60,32 @@ def photograph(page: Path, picture: Path) -> None:
         image.convert("RGB").quantize(COLOURS).save(picture, optimize=True)
 
 
+def train(folder: Path) -> Path:
+    """The run of ``configs/joint.yaml``, with dynamics of every fifth step."""
+    options = ["--runs", str(folder), "--name", "joint", "--model.dynamics.every_n_steps", "5"]
+    options += ["--data.cache", str(folder / "cache")]
+    options += ["--evaluation.benchmark", "null", "--evaluation.sft_control", "false"]
+    main(["fit", "--config", str(TINY.parent / "joint.yaml"), *options])
+    return folder / "joint" / "version_0"
+
+
+def draw(run: Path, picture: Path) -> None:
+    """Write what a run has recorded in training."""
+    figure, panels = plt.subplots(1, len(CURVES), figsize=(11, 3.2), layout="constrained")
+    for axes, (quantity, curves) in zip(panels, CURVES.items(), strict=True):
+        for of in curves:
+            of_branch = (run / "dynamics" / of).is_dir()
+            events = EventAccumulator(str(run / "dynamics" / of if of_branch else run))
+            events.Reload()
+            tag = f"dynamics/{quantity}" if of_branch else f"dynamics/{quantity}/{of}"
+            points = events.Scalars(tag)
+            axes.plot([one.step for one in points], [one.value for one in points], label=of)
+        axes.set(xlabel="optimizer step", title=quantity)
+        axes.legend()
+    figure.savefig(picture, dpi=90)
+
+
 if __name__ == "__main__":
     with TemporaryDirectory() as folder:
         photograph(evaluate(Path(folder)), DOCS / "report.png")
+        draw(train(Path(folder)), DOCS / "dynamics.png")

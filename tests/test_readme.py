@@ -1,5 +1,6 @@
 """The README's commands are the real ones."""
 
+import json
 import re
 import shlex
 
@@ -38,3 +39,19 @@ def test_every_verb_is_mentioned() -> None:
     assert len(FITS) >= 5
     missing = [verb for verb in VERBS if f"wdl {verb}" not in README and f"`{verb}`" not in README]
     assert missing in ([], ["tiny"])  # the recipe's own verb
+
+
+def test_the_dockerfile_is_the_makefile_s() -> None:
+    makefile, docker = ((REPOSITORY / name).read_text() for name in ("Makefile", "Dockerfile"))
+    packages = r"--no-install-recommends\s*\\?\s*([a-z\d -]+?)\s*(?:>|\\)"
+    (ours,), (theirs,) = (
+        re.findall(packages, text) for text in (docker, makefile.replace("\\\n", ""))
+    )
+    assert ours.split() == theirs.split() and "chromium" in ours
+    assert re.findall(r"\bmake (\w+)$", docker, re.MULTILINE) == ["demo", "test"]
+    (command,) = re.findall(r"^CMD (.*)$", docker, re.MULTILINE)
+    assert json.loads(command) == ["make", "demo"]
+    (files,) = re.findall(r"^RUN make (.*)$", docker, re.MULTILINE)
+    names = {"$(VENV)": ".venv", "$(VLLM)": ".venv-vllm"}
+    for variable, folder in names.items():
+        assert f"\n{variable}/installed:" in makefile and f"{folder}/installed" in files.split()
