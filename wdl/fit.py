@@ -4,10 +4,7 @@
 whose options can be given without naming it: ``--model.strong X``.
 """
 
-import logging
-import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +28,9 @@ from wdl.config.parser import PlainParser
 from wdl.data.planned import PlannedDataModule
 from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
+from wdl.fit_help import brief
 from wdl.system.files import refuse_unwritable
+from wdl.system.noise import quieten
 from wdl.system.processes import rank
 from wdl.training.checkpoints import check_checkpoint
 from wdl.training.deepspeed import DeepSpeed
@@ -56,8 +55,13 @@ CKPT_PATH = {
 
 
 class Parser(PlainParser, LightningArgumentParser):
-    """Lightning's parser with this project's messages, and the options of the default classes."""
+    """Lightning's parser with this project's messages, and the options of the default classes.
 
+    Attributes:
+        whole: Whether the help shows all of Lightning's options, in its words.
+    """
+
+    whole: ClassVar = False
     filled_in: ClassVar = {
         "data.strong": "model.strong",
         "data.weak": "model.weak",
@@ -70,15 +74,19 @@ class Parser(PlainParser, LightningArgumentParser):
         return super().known_keys().union(*of_classes)
 
     def format_help(self, formatter: Any = None) -> str:
-        """The help, with the options of the default classes spelt out."""
-        text = super().format_help(formatter)
-        if "  --data CONFIG" not in text:
-            return text
-        end = text.index("\n\n", text.index("  --data CONFIG")) + 1
-        spelt_out = "".join(
-            options.format_help().partition("\n\n")[2] for options in _default_options()
-        )
-        return f"{text[:end]}\n{spelt_out}{text[end:]}"
+        """The help, with the options of the default classes spelt out, and Lightning's in short."""
+        groups: Any = self._action_groups
+        names = [{action.dest for action in group._group_actions} for group in groups]
+        after = next((n for n, ones in enumerate(names, start=1) if "data" in ones), None)
+        if after is None:
+            return super().format_help(formatter)
+        own = [group for options in _default_options() for group in options._action_groups]
+        shown = [*groups[:after], *own, *groups[after:]]
+        try:
+            self._action_groups = shown if self.whole else list(brief(shown, self.filled_in))
+            return super().format_help(formatter)
+        finally:
+            self._action_groups = groups
 
 
 def _default_options() -> Iterator[PlainParser]:
@@ -246,7 +254,8 @@ class _ParseOnly(FitCLI):
 
 def run(args: list[str]) -> None:
     """Parse ``args`` (verb first) and run the verb."""
-    _quieten()
+    quieten()
+    Parser.whole = args[1:] in (["--help", "all"], ["-h", "all"])
     try:
         _start(FitCLI, args)
     except MisconfigurationException as error:
@@ -267,12 +276,14 @@ def _refusal(error: Exception) -> str:
 
 def parse(args: list[str]) -> Any:
     """The configuration that ``args`` (verb first) stand for; nothing is run."""
-    _quieten()
+    quieten()
     return _start(_ParseOnly, args).config[args[0]]
 
 
 def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
     usage = "wdl {} --config FILE [--config FILE ...] [options]".format
+    about = {"fit": "Trains the strong branch of a pair, exports it and grades it."}
+    about["validate"] = "Validation metrics of a checkpoint, or of the models as they are."
     return cli(
         Pair,
         PlannedDataModule,
@@ -282,37 +293,9 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         },
         seed_everything_default=42,
         parser_kwargs={"prog": "wdl"}
-        | {verb: {"usage": usage(verb)} for verb in cli.subcommands()},
+        | {verb: {"usage": usage(verb), "description": about[verb]} for verb in cli.subcommands()},
         parser_class=Parser,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         args=args,
     )
-
-
-def _quieten() -> None:
-    """Drop what libraries say that is settled by design or nothing a user could act on."""
-    for message in (
-        ".*does not have many workers.*",  # encoded samples are read from memory maps
-        ".*`IterableDataset` has `__len__` defined.*",  # there are no loading workers
-        ".*dataloader is not resumable.*",  # the plan resumes by the count of optimizer steps
-        ".*LightningCLI's args parameter.*",
-        ".*LeafSpec.* is deprecated.*",
-        ".*`torch.distributed.* is deprecated.*",
-        ".*dirpath has changed.*",  # each start has a folder of its own
-        ".*sync_dist=True.*",  # what is logged has been summed over all processes
-    ):
-        warnings.filterwarnings("ignore", message)
-    # checkpoints are checked before they are opened
-    settled = (
-        "litlogger",
-        "`weights_only` was not set",
-        "to estimate number of stepping batches",
-        "already configured with model summary",
-    )
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").addFilter(
-            lambda record: not any(text in record.getMessage() for text in settled)
-        )
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
