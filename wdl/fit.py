@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -83,7 +82,8 @@ class Parser(PlainParser, LightningArgumentParser):
         own = [group for options in _default_options() for group in options._action_groups]
         shown = [*groups[:after], *own, *groups[after:]]
         try:
-            self._action_groups = shown if self.whole else list(brief(shown, self.filled_in))
+            brought: Any = shown if self.whole else list(brief(shown, self.filled_in))
+            self._action_groups = brought
             return super().format_help(formatter)
         finally:
             self._action_groups = groups
