@@ -31,5 +31,10 @@ def quieten() -> None:
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(
             lambda record: not any(text in record.getMessage() for text in settled)
         )
+    name_accelerator()
+
+
+def name_accelerator() -> None:
+    """Or DeepSpeed, which transformers imports to save a model, warns that it had to guess."""
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
