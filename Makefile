@@ -16,6 +16,7 @@ PIP := pip install --quiet --disable-pip-version-check
 
 demo: $(VENV)/installed
 	$(BIN)/wdl fit --config configs/joint.yaml --name demo
+	@echo 'The command is $(BIN)/wdl; after "source $(BIN)/activate" it is wdl. wdl --help says more.'
 
 test: check $(VLLM)/installed programs
 	$(BIN)/pytest

@@ -1,5 +1,6 @@
 """The command line: help that loads nothing heavy, and one line for every mistake of a user."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -7,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import CONFIGS
 
 from wdl.cli import VERBS, main
 from wdl.system.processes import check_launcher
+from wdl.training.brief_help import BRIEF
 
 JOINT = str(CONFIGS / "joint.yaml")
 NEEDLESS = {"transformers", "datasets", "matplotlib"}
@@ -50,6 +53,30 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         main([verb, "--help"])
     assert end.value.code == 0
     assert len(capsys.readouterr().out) > 200
+
+
+def helped(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit):
+        main(["fit", *words])
+    return capsys.readouterr().out
+
+
+def test_the_help_of_a_fit_can_be_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    brief = helped(capsys, "--help")
+    assert len(brief.splitlines()) < 250 and max(map(len, brief.splitlines())) < 90
+    config = yaml.safe_load(helped(capsys, "--config", JOINT, "--print_config"))
+    ours = {f"--{room}.{name}" for room in ("export", "evaluation") for name in config[room]}
+    ours |= {f"--{room}.{name}" for room in ("model", "data") for name in config[room]["init_args"]}
+    ours -= {"--data.strong", "--data.weak"}  # which --model.strong and --model.weak fill in
+    shown = set(re.findall(r"^  (--[\w.]+)", brief, re.MULTILINE))
+    assert all(any(f"{one}.".startswith(f"{name}.") for one in shown) for name in ours)
+    assert {"--name", "--runs", "--ckpt_path", "--trainer.devices"} <= shown
+    assert {f"--{name}" for name in BRIEF} - shown == {"--config"}  # each is an option still
+    assert "--trainer.plugins" not in brief and "wdl fit --help all" in brief
+    assert "--trainer.plugins" in helped(capsys, "--help", "all")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import shlex
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 
 from wdl.cli import FUNCTIONS, VERBS, main
@@ -33,6 +34,21 @@ def test_every_run_parses(
     with pytest.raises(SystemExit) as end:
         main([*words, "--print_config"])
     assert end.value.code == 0
+
+
+def test_who_trains_on_own_data_is_not_graded_on_the_demos(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    own = [words for words in FITS if "mine.jsonl" in words]
+    assert any("configs/own-data.yaml" in words for words in own) and len(own) >= 3
+    for words in own:
+        with pytest.raises(SystemExit):
+            main([*words, "--print_config"])
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert config["evaluation"]["benchmark"] is None
+        assert config["evaluation"]["sft_control"] is False
+        assert config["data"]["init_args"]["val_fraction"] > 0
 
 
 def test_every_verb_is_mentioned() -> None:

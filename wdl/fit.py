@@ -4,17 +4,13 @@
 whose options can be given without naming it: ``--model.strong X``.
 """
 
-import logging
-import os
 import re
 import sys
-import warnings
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -34,6 +30,7 @@ from wdl.callbacks.throughput import Throughput
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
 from wdl.system.files import refuse_unwritable
+from wdl.system.noise import quieten
 from wdl.system.processes import rank
 from wdl.training.checkpoints import check_checkpoint
 from wdl.training.deepspeed import DeepSpeed
@@ -248,7 +245,8 @@ class _ParseOnly(FitCLI):
 
 def run(args: list[str]) -> None:
     """Parse ``args`` (verb first) and run the verb."""
-    _quieten()
+    quieten()
+    Parser.whole = args[1:] in (["--help", "all"], ["-h", "all"])
     try:
         _start(FitCLI, args)
     except MisconfigurationException as error:
@@ -269,12 +267,14 @@ def _refusal(error: Exception) -> str:
 
 def parse(args: list[str]) -> Any:
     """The configuration that ``args`` (verb first) stand for; nothing is run."""
-    _quieten()
+    quieten()
     return _start(_ParseOnly, args).config[args[0]]
 
 
 def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
     usage = "wdl {} --config FILE [--config FILE ...] [options]".format
+    about = {"fit": "Trains the strong branch of a pair, exports it and grades it."}
+    about["validate"] = "Validation metrics of a checkpoint, or of the models as they are."
     return cli(
         Pair,
         PlannedDataModule,
@@ -287,37 +287,9 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         },
         seed_everything_default=42,
         parser_kwargs={"prog": "wdl"}
-        | {verb: {"usage": usage(verb)} for verb in cli.subcommands()},
+        | {verb: {"usage": usage(verb), "description": about[verb]} for verb in cli.subcommands()},
         parser_class=Parser,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         args=args,
     )
-
-
-def _quieten() -> None:
-    """Drop what libraries say that is settled by design or nothing a user could act on."""
-    for message in (
-        ".*does not have many workers.*",  # encoded samples are read from memory maps
-        ".*`IterableDataset` has `__len__` defined.*",  # there are no loading workers
-        ".*dataloader is not resumable.*",  # the plan resumes by the count of optimizer steps
-        ".*LightningCLI's args parameter.*",
-        ".*LeafSpec.* is deprecated.*",
-        ".*`torch.distributed.* is deprecated.*",
-        ".*dirpath has changed.*",  # each start has a folder of its own
-        ".*sync_dist=True.*",  # what is logged has been summed over all processes
-    ):
-        warnings.filterwarnings("ignore", message)
-    # checkpoints are checked before they are opened
-    settled = (
-        "litlogger",
-        "`weights_only` was not set",
-        "to estimate number of stepping batches",
-        "already configured with model summary",
-    )
-    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{name}").addFilter(
-            lambda record: not any(text in record.getMessage() for text in settled)
-        )
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NoReturn
 import yaml
 from jsonargparse import ArgumentParser
 
+from wdl.config.help import PlainHelp
 from wdl.config.packaged import find_config, like
 from wdl.errors import UserError
 from wdl.system.processes import rank
@@ -40,7 +41,8 @@ class PlainParser(ArgumentParser):
     filled_in: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+        given = {"formatter_class": PlainHelp, **kwargs, "allow_abbrev": False}
+        super().__init__(*args, **given)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report instead of printing the usage."""

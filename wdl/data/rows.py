@@ -110,6 +110,7 @@ class HubData:
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """Number and value of each row."""
+        hub_fault()
         from datasets import load_dataset
 
         repository, _, part = self.name.partition(":")

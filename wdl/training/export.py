@@ -30,6 +30,7 @@ from wdl.config.paths import InputPath, ModelSource
 from wdl.data.encoding import end_of_turn
 from wdl.errors import UserError
 from wdl.system.files import new_folder, write_text
+from wdl.system.noise import name_accelerator
 from wdl.system.types import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from wdl.training.checkpoints import read_state, read_weights
 from wdl.training.model_card import model_card
@@ -57,6 +58,7 @@ def export_checkpoint(
     folder = Path(out)
     if folder.exists():
         raise UserError(f"out: {folder} exists already; choose another folder")
+    name_accelerator()
     made = read_state(Path(ckpt)).get("made")
     if made is None:
         raise UserError(f"ckpt: {ckpt} is no checkpoint of wdl; give one of a run's checkpoints/")

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from wdl.config.parser import PlainParser
 from wdl.data.weak_driven import WeakDrivenDataModule
+from wdl.training.brief_help import brief
 from wdl.training.weak_driven import WeakDrivenModule
 
 DEFAULTS: dict[str, type] = {"model": WeakDrivenModule, "data": WeakDrivenDataModule}
@@ -16,8 +17,13 @@ DEFAULTS: dict[str, type] = {"model": WeakDrivenModule, "data": WeakDrivenDataMo
 
 
 class Parser(PlainParser, LightningArgumentParser):
-    """Lightning's parser with this project's messages, and the options of the default classes."""
+    """Lightning's parser with this project's messages, and the options of the default classes.
 
+    Attributes:
+        whole: Whether the help shows all of Lightning's options, in its words.
+    """
+
+    whole: ClassVar = False
     filled_in: ClassVar = {
         "data.strong": "model.strong",
         "data.weak": "model.weak",
@@ -41,15 +47,20 @@ class Parser(PlainParser, LightningArgumentParser):
         return super().known_keys().union(*of_classes)
 
     def format_help(self, formatter: Any = None) -> str:
-        """The help, with the options of the default classes spelt out."""
-        text = super().format_help(formatter)
-        if "  --data CONFIG" not in text:
-            return text
-        end = text.index("\n\n", text.index("  --data CONFIG")) + 1
-        spelt_out = "".join(
-            options.format_help().partition("\n\n")[2] for options in _default_options()
-        )
-        return f"{text[:end]}\n{spelt_out}{text[end:]}"
+        """The help, with the options of the default classes spelt out, and Lightning's in short."""
+        groups: Any = self._action_groups
+        names = [{action.dest for action in group._group_actions} for group in groups]
+        after = next((n for n, ones in enumerate(names, start=1) if "data" in ones), None)
+        if after is None:
+            return super().format_help(formatter)
+        own = [group for options in _default_options() for group in options._action_groups]
+        shown = [*groups[:after], *own, *groups[after:]]
+        try:
+            brought: Any = shown if self.whole else list(brief(shown, self.filled_in))
+            self._action_groups = brought
+            return super().format_help(formatter)
+        finally:
+            self._action_groups = groups
 
 
 def _default_options() -> Iterator[PlainParser]:
