@@ -226,11 +226,11 @@ class _ParseOnly(FitCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], cli: type[FitCLI] = FitCLI) -> None:
     """Parse ``args`` (verb first) and run the verb."""
     _quieten()
     try:
-        _start(FitCLI, args)
+        _start(cli, args)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except (ValueError, RuntimeError) as error:
