@@ -33,6 +33,7 @@ LAYERS = (
     {"wdl.evaluation", "wdl.rounds", "wdl.pipeline"},
     {"wdl.callbacks"},
     {"wdl.fit"},
+    {"wdl.planning"},
     {"wdl.cli", "wdl.__main__"},
 )
 LAYER = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -26,6 +26,7 @@ from wdl.system.processes import (
 
 VERBS = {
     "fit": "train the strong branch of a pair, export it and grade it",
+    "plan": "memory, hours and disk that a fit will need, without weights or GPUs",
     "validate": "validation metrics of a checkpoint",
     "export": "write the strong branch of a checkpoint as a Hugging Face folder",
     "evaluate": "grade the answers of one or more models on benchmarks",
@@ -121,6 +122,11 @@ def _run(args: list[str]) -> None:
         with without_extras():
             from wdl.fit import run
         run(args)
+    elif verb == "plan":
+        with without_extras():
+            from wdl.fit import run
+            from wdl.planning.command import PlanCLI
+        run(["fit", *rest], PlanCLI)
     else:
         function, parser = function_parser(verb)
         options: dict[str, Any] = parser.instantiate(parser.parse_args(rest)).as_dict()
@@ -155,6 +161,8 @@ def _parse(words: list[str]) -> dict[str, Any]:
     verb, options = words[0], words[1:]
     if verb not in VERBS:
         return {"faults": [f"{verb}: there is no such verb; choose from {', '.join(VERBS)}"]}
+    if verb == "plan":
+        return {"faults": ["wdl plan trains nothing; leave the stage out, and run it beforehand"]}
     try:
         if verb in FUNCTIONS:
             config = function_parser(verb)[1].parse_args(options)

@@ -243,12 +243,12 @@ class _ParseOnly(FitCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
 
-def run(args: list[str]) -> None:
+def run(args: list[str], cli: type[FitCLI] = FitCLI) -> None:
     """Parse ``args`` (verb first) and run the verb."""
     quieten()
     Parser.whole = args[1:] in (["--help", "all"], ["-h", "all"])
     try:
-        _start(FitCLI, args)
+        _start(cli, args)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except (ValueError, RuntimeError) as error:

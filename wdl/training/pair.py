@@ -158,14 +158,18 @@ class Pair(pl.LightningModule, ABC):
                 continue  # the strong branch without its adapter
             else:
                 branch = load_adapted(self.lora, source, self.base, dtype, packed)
-            if name == "weak" and not self.train_weak:
-                branch.requires_grad_(False).eval()
-            elif self.gradient_checkpointing:
-                branch.gradient_checkpointing_enable({"use_reentrant": False})
-            if name == "strong" or self.train_weak:
-                self._vision.add(branch, f"branches.{name}.")
-            self.branches[name] = branch
+            self.add_branch(name, branch)
         self.val_losses.update({name: TokenMean() for name in self.loss_names})
+
+    def add_branch(self, name: str, branch: PreTrainedModel) -> None:
+        """Take a branch as it was loaded, and freeze of it what does not train."""
+        if self.trains(name) == "nothing":
+            branch.requires_grad_(False).eval()
+        else:
+            if self.gradient_checkpointing:
+                branch.gradient_checkpointing_enable({"use_reentrant": False})
+            self._vision.add(branch, f"branches.{name}.")
+        self.branches[name] = branch
 
     def hidden(self, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
         """What a branch's output head reads [B·T, H], with a graph if it trains; its weight."""

@@ -113,13 +113,22 @@ def _check_processes(trainer: Trainer) -> None:
         )
 
 
-def _check_fit(trainer: Trainer, precision: str, validates: bool) -> None:
-    if precision in ("16-true", "bf16-true") and not isinstance(trainer.strategy, DeepSpeed):
+def check_precision(precision: str, under_deepspeed: bool) -> None:
+    """Refuse weights that only exist in 16 bits.
+
+    Raises:
+        UserError: They do.
+    """
+    if precision in ("16-true", "bf16-true") and not under_deepspeed:
         raise UserError(
             f"trainer.precision: {precision} keeps the weights in 16 bits alone, in which small "
             "steps are lost; use trainer.strategy wdl.training.deepspeed.DeepSpeed, which keeps "
             f"them in 32 bits too, or {precision.replace('true', 'mixed')}"
         )
+
+
+def _check_fit(trainer: Trainer, precision: str, validates: bool) -> None:
+    check_precision(precision, isinstance(trainer.strategy, DeepSpeed))
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise UserError(
             "trainer.max_epochs: the learning rate's schedule needs an end; set it or max_steps"

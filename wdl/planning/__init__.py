@@ -1,0 +1,1 @@
+"""What a fit will need, before it starts: parameters, memory, operations, hours, disk."""
