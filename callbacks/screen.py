@@ -31,10 +31,8 @@ class BranchSummary(Callback):
             sizes = {n: shape.numel() for n, shape in whole_shapes(weights).items()}
             trained = sum(sizes[n] for n, weight in weights.items() if weight.requires_grad)
             total = sum(sizes.values())
-            share = {total: "all", 0: "none"}.get(trained, f"{trained:,}")
-            rank_zero_info(
-                f"{name}: {type(branch).__name__}, {total:,} parameters, of which {share} train"
-            )
+            words = {total: "all train", 0: "none trains"}.get(trained, f"{trained:,} train")
+            rank_zero_info(f"{name}: {type(branch).__name__}, {total:,} parameters, {words}")
 
 
 class EndOfProgress(Callback):

@@ -108,7 +108,7 @@ def test_tokens_and_flops_are_those_of_the_batches(
     assert len(rates) == len(lines)
     assert events.Scalars("throughput/seconds_left")[-1].value == 0
     size = sum(weight.numel() for weight in module.strong.parameters())
-    said = [f"{size:,} parameters, of which {share} train" for share in ("all", "none")]
+    said = [f"{size:,} parameters, {trains}" for trains in ("all train", "none trains")]
     names = ("strong: Qwen3ForCausalLM, ", "weak: Qwen3ForCausalLM, ")
     assert [m for m in caplog.messages if "ForCausalLM" in m] == [
         name + words for name, words in zip(names, said, strict=True)

@@ -238,9 +238,9 @@ class PlannedDataModule(pl.LightningDataModule, ABC):
     @property
     def planned_steps(self) -> int:
         """Optimizer steps of the fit, if nothing ends it early."""
-        assert self.trainer is not None
+        assert self.trainer is not None and self.plan is not None
         epochs, most = self.trainer.max_epochs, self.trainer.max_steps
-        limits = [self.summary.steps * (epochs or 0)] if epochs != -1 else []
+        limits = [self.plan.steps * (epochs or 0)] if epochs != -1 else []
         return min([*limits, *([most] if most != -1 else [])])
 
     def _log_often_enough(self) -> None:
