@@ -70,7 +70,7 @@ def checkpoint(name: str) -> Path:
     ],
 )
 def test_a_resume_takes_no_step_unless_it_has_more_patience(
-    interval: float, cadence: dict[str, int], last: int, sums: Path, pair: tuple[Path, Path]
+    interval: float, cadence: Any, last: int, sums: Path, pair: tuple[Path, Path]
 ) -> None:
     fitted: list[Any] = [sums, pair]
     trainer, steps = fit(*fitted, "cut", 1, None, interval, **cadence)
