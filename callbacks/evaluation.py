@@ -52,7 +52,8 @@ class Evaluation(Callback):
 
     When a fit ends, ``weak``, ``strong_before``, ``strong_after`` and ``sft_control`` are graded:
     plain SFT (no weak branch, uniform weights, of pairs the chosen answers) from the same start on
-    the same number of tokens, without which no gain of the first three means anything.
+    the same number of tokens, without which no gain of the first three means anything. Where a fit
+    ended early, the control's one epoch holds the tokens that it had, under a whole schedule.
 
     ``wdl validate`` grades the strong branch of its checkpoint, and writes beside that to
     ``CHECKPOINT.evaluation/``. Without a checkpoint nothing is graded unless ``out`` is given; then

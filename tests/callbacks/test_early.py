@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,20 @@ def checkpoint(name: str) -> Path:
     ],
 )
 def test_a_resume_takes_no_step_unless_it_has_more_patience(
-    interval: float, cadence: dict[str, Any], last: int, sums: Path, pair: tuple[Path, Path]
+    interval: float, cadence: Any, last: int, sums: Path, pair: tuple[Path, Path]
 ) -> None:
-    trainer, steps = fit(sums, pair, "cut", 1, None, interval, **cadence)
+    run = partial(fit, sums, pair)
+    trainer, steps = run("cut", 1, None, interval, **cadence)
     found = early_end(trainer)
     assert found is not None and (found["step"], found["planned"]) == (last, 3 * EPOCH)
     assert "val/loss did not improve" in found["reason"] and steps[-1] == last
     assert f"step={last}" in checkpoint("cut").name
-    trainer, steps = fit(sums, pair, "same", 1, checkpoint("cut"), interval, **cadence)
+    trainer, steps = run("same", 1, checkpoint("cut"), interval, **cadence)
     assert not steps and early_end(trainer) == found
-    trainer, steps = fit(sums, pair, "patient", 2, checkpoint("cut"), interval, **cadence)
+    trainer, steps = run("patient", 2, checkpoint("cut"), interval, **cadence)
     assert steps[0] == last + 1
     assert steps[-1] == last + (EPOCH if interval == 1 else 3)  # the next validation
-    _, steps = fit(sums, pair, "without", None, checkpoint("cut"), interval, **cadence)
+    _, steps = run("without", None, checkpoint("cut"), interval, **cadence)
     assert steps == list(range(last + 1, 3 * EPOCH + 1))
 
 

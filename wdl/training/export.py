@@ -33,6 +33,7 @@ from wdl.system.files import new_folder, write_text
 from wdl.system.noise import name_accelerator
 from wdl.system.types import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from wdl.training.checkpoints import read_state, read_weights
+from wdl.training.hub import check_name, contents, push
 from wdl.training.model_card import model_card
 
 MAX_SHARD_SIZE = "5GB"
@@ -41,7 +42,13 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 
 def export_checkpoint(
-    ckpt: InputPath, out: str, model: ModelSource | None = None, dtype: DType | None = None
+    ckpt: InputPath,
+    out: str,
+    model: ModelSource | None = None,
+    dtype: DType | None = None,
+    push_to_hub: str | None = None,
+    private: bool = True,
+    dry_run: bool = False,
 ) -> None:
     """Write the strong branch of a checkpoint as a Hugging Face folder.
 
@@ -51,10 +58,19 @@ def export_checkpoint(
         model: Where to take configuration and tokenizer from, by default the model that the run
             began with; also the weights that an adapter adapts, if they are not where they were.
         dtype: Of the weights; by default the one they were trained in.
+        push_to_hub: Also upload the folder as this model, ORGANISATION/NAME, with the token of hf
+            auth login or HF_TOKEN.
+        private: Whether a repository that is made for it is seen by its owners alone.
+        dry_run: Upload nothing, and list what would be; the folder is written all the same.
 
     Raises:
-        UserError: There is no complete checkpoint, no model for it, or the folder exists.
+        UserError: There is no complete checkpoint, no model for it, or the folder exists; or the
+            hub cannot be reached, or refuses.
     """
+    if push_to_hub is not None:
+        check_name(push_to_hub)
+    elif dry_run:
+        raise UserError("dry_run: is of an upload; give push_to_hub too")
     folder = Path(out)
     if folder.exists():
         raise UserError(f"out: {folder} exists already; choose another folder")
@@ -67,6 +83,14 @@ def export_checkpoint(
     check_source(source, key, weights=False)
     write_strong(Path(ckpt), folder, source, dtype, base=model)
     print(f"exported the strong branch to {folder}")
+    if push_to_hub is None:
+        return
+    if dry_run:
+        seen = "private" if private else "public"
+        print(f"would be uploaded to {push_to_hub}, {seen} if it is new:")
+        print(*contents(folder), (folder / "README.md").read_text(encoding="utf-8"), sep="\n")
+    else:
+        print(f"uploaded to {push(folder, push_to_hub, private)}")
 
 
 def write_strong(
