@@ -12,7 +12,7 @@ import yaml
 from conftest import CONFIGS
 
 from wdl.cli import VERBS, main
-from wdl.fit_help import BRIEF
+from wdl.config.fit_help import BRIEF
 from wdl.system.processes import check_launcher
 
 JOINT = str(CONFIGS / "joint.yaml")

@@ -23,11 +23,11 @@ from wdl.callbacks.samples import PictureSamples
 from wdl.callbacks.saved_config import SavedConfig
 from wdl.callbacks.screen import ValidationTable
 from wdl.callbacks.stopping import StopOnSignal
+from wdl.config.fit_help import brief
 from wdl.config.parser import PlainParser
 from wdl.data.planned import PlannedDataModule
 from wdl.data.weak_driven import WeakDrivenDataModule
 from wdl.errors import UserError
-from wdl.fit_help import brief
 from wdl.system.files import refuse_unwritable
 from wdl.system.noise import quieten
 from wdl.system.processes import rank
