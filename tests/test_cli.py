@@ -12,8 +12,8 @@ import yaml
 from conftest import CONFIGS
 
 from wdl.cli import VERBS, main
+from wdl.config.fit_help import BRIEF
 from wdl.system.processes import check_launcher
-from wdl.training.brief_help import BRIEF
 
 JOINT = str(CONFIGS / "joint.yaml")
 NEEDLESS = {"transformers", "datasets", "matplotlib"}

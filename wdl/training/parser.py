@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 
+from wdl.config.fit_help import brief
 from wdl.config.parser import PlainParser
 from wdl.data.weak_driven import WeakDrivenDataModule
-from wdl.training.brief_help import brief
 from wdl.training.weak_driven import WeakDrivenModule
 
 DEFAULTS: dict[str, type] = {"model": WeakDrivenModule, "data": WeakDrivenDataModule}
