@@ -70,7 +70,7 @@ def branch(make_branch: Callable[..., Path]) -> ModelSource:
     ("micro_batch", "stage", "precision", "settings"),
     [
         (4, None, "32-true", {}),
-        (2, None, "32-true", {"gradient_checkpointing": True, "train_weak": False}),
+        (1, None, "32-true", {"gradient_checkpointing": True, "train_weak": False}),
         (4, None, "bf16-mixed", {}),
         (4, None, "32-true", {"train_weak": False, "lora": Lora(rank=4)}),
         (4, 2, "bf16-true", {"gradient_checkpointing": True}),

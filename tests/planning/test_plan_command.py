@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONFIGS
-from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, T5Config
+from transformers import AutoConfig, AutoModelForCausalLM, PhiConfig, Qwen3Config, T5Config
 
 from wdl.cli import _parse, main
 from wdl.metrics.flops import Products
@@ -97,6 +97,7 @@ def _on_meta(config: Any) -> Any:
         (["--model.strong", "./nowhere"], "model.strong: there is no folder nowhere"),
         (["--model.strong", "./unfinished"], "model.strong: unfinished holds no config.json"),
         (["--model.strong", "./t5"], "model.strong: t5 is an encoder-decoder model"),
+        (["--model.strong", "./phi", *GIVEN], "phi: its output head has a bias"),
         (["--data.path", "missing.jsonl"], "missing.jsonl: there is no such file"),
     ],
 )
@@ -104,6 +105,7 @@ def test_mistakes_have_one_line(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     T5Config().save_pretrained("t5")
+    PhiConfig(num_hidden_layers=1, hidden_size=64).save_pretrained("phi")
     Path("unfinished").mkdir()
     with pytest.raises(SystemExit) as end:
         main([*JOINT, *flags])

@@ -50,12 +50,17 @@ def load_branch(
             )
     else:
         model = model_class(config).from_config(config, dtype=dtype)
-    if getattr(output_head(model), "bias", None) is not None:
-        raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
+    check_head(model, source)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     probe(model, source, packed, find_vision(source, ImageLimits()))
     return model.train()
+
+
+def check_head(model: PreTrainedModel, source: str) -> None:
+    """Refuse a model whose logits are more than a product of hidden states and a weight."""
+    if getattr(output_head(model), "bias", None) is not None:
+        raise UserError(f"{source}: its output head has a bias, which the mixed loss does not know")
 
 
 def check_same_vocabulary(strong: str, weak: str) -> None:

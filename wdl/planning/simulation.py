@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from wdl.branches.loading import check_head
 from wdl.branches.lora import add_adapter
 from wdl.branches.packed_attention import set_attention
 from wdl.branches.sources import load_config, model_class
@@ -118,7 +119,7 @@ def add_branches(module: Pair, dtype: torch.dtype) -> None:
     """Give a module its branches as it would load them, on the meta device.
 
     Raises:
-        UserError: A configuration cannot be read, or an adapter does not fit.
+        UserError: A configuration cannot be read, or the model or an adapter does not fit.
     """
     for name, source in module.sources.items():
         if module.lora is not None and name == "weak":
@@ -129,6 +130,7 @@ def add_branches(module: Pair, dtype: torch.dtype) -> None:
             branch: PreTrainedModel = model_class(config).from_config(
                 config, dtype=narrow if name == "weak" else dtype
             )
+            check_head(branch, str(source))
             if module.lora is not None:
                 add_adapter(branch, module.lora)
         module.add_branch(name, branch.train())
