@@ -23,7 +23,9 @@ def test_no_child_takes_itself_for_a_rank_or_a_stage(monkeypatch: pytest.MonkeyP
     assert not left.keys() & ranks.keys() and left["FRANK"] == "stays"
 
 
-@pytest.mark.parametrize(("parent", "code"), [(str(os.getpid()), 0), ("1", 1)])
+@pytest.mark.parametrize(
+    ("parent", "code"), [(str(os.getpid()), 0), ("1", 1)], ids=["alive", "gone"]
+)
 def test_a_rank_whose_first_is_gone_does_not_start(parent: str, code: int) -> None:
     child = subprocess.run(
         [sys.executable, "-c", "from wdl.system.processes import *; stay_with_first_rank()"],
