@@ -18,8 +18,9 @@ demo: $(VENV)/installed
 	$(BIN)/wdl fit --config configs/joint.yaml --name demo
 	@echo 'The command is $(BIN)/wdl; after "source $(BIN)/activate" it is wdl. wdl --help says more.'
 
+# Two at a time, since half of a test is waiting for processes to start; a file stays in one process.
 test: check $(VLLM)/installed programs
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 docs: $(VENV)/installed
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/site

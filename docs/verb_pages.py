@@ -53,7 +53,7 @@ def _page(verb: str) -> str:
     groups = _groups(_help(*words, "--help"))
     parts = [f"# wdl {verb}", f"{VERBS[verb][0].upper()}{VERBS[verb][1:]}.", *_tables(groups)]
     for option in filter(NESTED.fullmatch, [one for group in groups.values() for one in group]):
-        fits = verb in ("fit", "validate")
+        fits = verb in ("fit", "validate", "plan")
         text = _help_of(OF_FIT[option], option) if fits else _help(*words, option)
         parts += _tables(_groups(text), f" (`{option.removesuffix('.help')}`)")
     if verb == "fit":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -53,7 +53,19 @@ CKPT_PATH = {
 
 
 class FitCLI(LightningCLI):
-    """Arguments and links of a run."""
+    """Arguments and links of a run.
+
+    Attributes:
+        verbs: What each of Lightning's subcommands is called, and what it does.
+    """
+
+    verbs: ClassVar = {
+        "fit": ("fit", "Trains the strong branch of a pair, exports it and grades it."),
+        "validate": (
+            "validate",
+            "Validation metrics of a checkpoint, or of the models as they are.",
+        ),
+    }
 
     _fault: UserError | None = None
     """What refuses a logger."""
@@ -273,8 +285,6 @@ def parse(args: list[str]) -> Any:
 
 def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
     usage = "wdl {} --config FILE [--config FILE ...] [options]".format
-    about = {"fit": "Trains the strong branch of a pair, exports it and grades it."}
-    about["validate"] = "Validation metrics of a checkpoint, or of the models as they are."
     return cli(
         Pair,
         PlannedDataModule,
@@ -287,7 +297,7 @@ def _start(cli: type[FitCLI], args: list[str]) -> FitCLI:
         },
         seed_everything_default=42,
         parser_kwargs={"prog": "wdl"}
-        | {verb: {"usage": usage(verb), "description": about[verb]} for verb in cli.subcommands()},
+        | {key: {"usage": usage(v), "description": about} for key, (v, about) in cli.verbs.items()},
         parser_class=Parser,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,

@@ -35,6 +35,8 @@ _PRECISIONS = {None: "32-true", "32": "32-true", "64": "64-true"} | {
 class PlanCLI(FitCLI):
     """Parses as a fit does, prints a plan and trains nothing."""
 
+    verbs = FitCLI.verbs | {"fit": ("plan", "Says what a fit will need, without weights or GPUs.")}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Also those of a plan."""
         super().add_arguments_to_parser(parser)
