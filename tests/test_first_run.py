@@ -43,6 +43,7 @@ def test_a_short_run_and_the_same_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    flags = [*flags, "--trainer.enable_progress_bar=true"]  # there is no terminal
     run(["fit", *flags])
     first = tmp_path / "elsewhere" / "joint" / "version_0"
     assert not (tmp_path / "runs").exists() and (first.parents[1] / "cache").is_dir()

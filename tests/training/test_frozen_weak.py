@@ -114,6 +114,7 @@ def test_it_may_be_narrower(sums: Path, pair: tuple[Path, Path], stage: Literal[
 def test_a_resumed_run_has_the_same_weak_branch_and_the_same_samples(
     sums: Path, make_branch: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # of a fixture that others share
     strong, weak = make_branch(1), make_branch(2)
     fit(sums, (strong, weak), 2)
     checkpoint = tmp_path / "step=2.ckpt"

@@ -278,16 +278,17 @@ class _FusedLoss(torch.autograd.Function):
         ]
         tokens, vocabulary, narrow = len(read[0]), len(read[1]), read[1].dtype != wide
         width = wide.itemsize + (read[1].dtype.itemsize if narrow else 0)
-        chunks = max(1, -(-tokens * vocabulary * width // loss.chunk_bytes))
-        rows = -(-tokens // chunks)
+        # buffers have one size at every step, however few tokens there are
+        room = max(1, loss.chunk_bytes // (vocabulary * width))
+        rows = -(-tokens // max(1, -(-tokens // room)))
         branches = len(tensors) // 2
         logits = [
-            torch.empty(rows, vocabulary, dtype=wide) for _ in range(branches if loss.full else 1)
+            torch.empty(room, vocabulary, dtype=wide) for _ in range(branches if loss.full else 1)
         ]
-        # of softmax and statistics, a part of the chunk at a time; then the narrow residual
+        residual = torch.empty(room if narrow else 0, vocabulary, dtype=read[1].dtype)
+        # of softmax and statistics, a part of the chunk at a time
         scratch = torch.empty(2, -(-rows // BLOCKS_PER_CHUNK) if loss.full else 0, vocabulary)
         del scratch
-        residual = logits[0].to(read[1].dtype)
         del logits, residual
         return torch.empty((), dtype=wide)
 
