@@ -39,7 +39,12 @@ from wdl.training.pair import Pair
 from wdl.training.parser import DEFAULTS, Parser
 from wdl.training.resume import check_strategy
 from wdl.training.run_folder import newest_checkpoint, newest_start, remove_partial
-from wdl.training.trainer_options import check_options, check_trainer, check_weak_dtype
+from wdl.training.trainer_options import (
+    check_compiling,
+    check_options,
+    check_trainer,
+    check_weak_dtype,
+)
 
 _FOUND_LATE = ("`val_check_interval`", "Early stopping conditioned on metric")
 """What Lightning says of options that only show to be wrong when the data are there."""
@@ -166,6 +171,8 @@ class FitCLI(LightningCLI):
         check_trainer(self.trainer, fitting, self.datamodule.val_fraction > 0)
         if self.model.weak_dtype:
             check_weak_dtype(self.trainer.strategy)
+        if self.model.compile_backend is not None:
+            check_compiling(self.trainer.strategy)
         checkpoint = self.config[self.subcommand].ckpt_path
         if fitting and checkpoint is not None:
             strategy = self.trainer.strategy

@@ -71,6 +71,7 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
     model.set_attn_implementation(name if alone else {"text_config": name})
 
 
+@torch.compiler.disable  # a kernel already, and borders that are other numbers in every batch
 def packed_attention(
     module: nn.Module,
     query: Tensor,

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from wdl import __version__
+from wdl.branches.compiling import Backend, check_backend, compile_layers
 from wdl.branches.loading import load_branch
 from wdl.branches.lora import Lora, check_lora, is_adapter, load_adapted, without_adapter
 from wdl.branches.reading import hidden_states, output_head
@@ -53,6 +54,8 @@ class Pair(pl.LightningModule, ABC):
         schedule: Course of the learning rate after the warm-up.
         warmup: Share of the optimizer steps in which the learning rate rises from 0.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        compile_backend: Compile the layers of the branches, by torch's inductor; not under ZeRO
+            stage 3. The first steps wait for it.
         lora: Train an adapter instead of the weights. The weak branch is then the model without
             it, which costs no memory: ``strong`` is the same model as ``weak`` or, to go on with
             the adapter of an earlier run from ``weak``, what that run exported. Checkpoints hold
@@ -86,6 +89,7 @@ class Pair(pl.LightningModule, ABC):
         schedule: Schedule = "cosine",
         warmup: float = 0.1,
         gradient_checkpointing: bool = False,
+        compile_backend: Backend | None = None,
         lora: Lora | None = None,
         train_vision: bool = False,
     ) -> None:
@@ -97,6 +101,8 @@ class Pair(pl.LightningModule, ABC):
                 f"model.weak_dtype: {weak_dtype} is for a weak branch that has weights of its own "
                 "and does not train; set model.train_weak to false, or leave weak_dtype out"
             )
+        if compile_backend is not None:
+            check_backend(compile_backend)
         if lora is not None:
             check_lora(lora, strong, weak, train_weak, pretrained, train_vision)
         make_optimizer(optimizer, [nn.Parameter(torch.zeros(1, 1))])
@@ -105,7 +111,7 @@ class Pair(pl.LightningModule, ABC):
         self.train_weak, self.weak_dtype = train_weak, weak_dtype
         self.pretrained = pretrained
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compile_backend = gradient_checkpointing, compile_backend
         self.lora = lora
         self._vision = FrozenVision(keeps=not train_vision and lora is None)
         self.branches, self.val_losses = nn.ModuleDict(), nn.ModuleDict()
@@ -159,6 +165,8 @@ class Pair(pl.LightningModule, ABC):
             else:
                 branch = load_adapted(self.lora, source, self.base, dtype, packed)
             self.add_branch(name, branch)
+            if self.compile_backend is not None:
+                compile_layers(branch, self.compile_backend)
         self.val_losses.update({name: TokenMean() for name in self.loss_names})
 
     def add_branch(self, name: str, branch: PreTrainedModel) -> None:

@@ -153,6 +153,19 @@ def _check_fit(trainer: Trainer, precision: str, validates: bool) -> None:
             callback._check_on_train_epoch_end = False
 
 
+def check_compiling(strategy: Strategy) -> None:
+    """Refuse to compile layers whose weights are elsewhere.
+
+    Raises:
+        UserError: The strategy divides weights among processes.
+    """
+    if isinstance(strategy, DeepSpeed) and strategy.zero_stage_3:
+        raise UserError(
+            "model.compile_backend: ZeRO stage 3 gathers weights as modules run, which a compiled "
+            "layer would not see; set trainer.strategy.init_args.stage to 2, or leave it out"
+        )
+
+
 def check_weak_dtype(strategy: Strategy) -> None:
     """Refuse two dtypes where a strategy knows but one.
 
