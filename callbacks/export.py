@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from wdl.branches.loading import load_branch
+from wdl.branches.lora import add_adapter, is_adapter
 from wdl.branches.whole_weights import gather_weights
 from wdl.data.planned import PlannedDataModule
 from wdl.errors import UserError
@@ -125,6 +127,10 @@ def export_strong(
     weights, made = gather_weights(module.strong), module.made()
     if not trainer.is_global_zero:
         return
+    if module.lora is not None and module.lora.quantised:  # merged into the weights as they were
+        model = load_branch(module.base, module.strong.dtype)
+        add_adapter(model, module.lora)
+        weights = {**model.state_dict(), **{n: w for n, w in weights.items() if is_adapter(n)}}
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, PlannedDataModule)
     vision = data.corpus.vision

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from wdl.branches.quantised import quantised_shapes
 from wdl.branches.whole_weights import whole_shapes
 from wdl.metrics.dynamics import BRANCHES, DYNAMICS, LOSSES
 from wdl.metrics.preference import SIDES
@@ -28,7 +29,8 @@ class BranchSummary(Callback):
         assert isinstance(pl_module, Pair)
         for name, branch in pl_module.branches.items():
             weights = dict(branch.named_parameters())
-            sizes = {n: shape.numel() for n, shape in whole_shapes(weights).items()}
+            shapes = whole_shapes(weights) | quantised_shapes(branch)
+            sizes = {n: shape.numel() for n, shape in shapes.items()}
             trained = sum(sizes[n] for n, weight in weights.items() if weight.requires_grad)
             total = sum(sizes.values())
             words = {total: "all train", 0: "none trains"}.get(trained, f"{trained:,} train")

@@ -40,7 +40,7 @@ from wdl.training.parser import DEFAULTS, Parser
 from wdl.training.resume import check_strategy
 from wdl.training.run_folder import newest_checkpoint, newest_start, remove_partial
 from wdl.training.trainer_options import (
-    check_compiling,
+    check_layers,
     check_options,
     check_trainer,
     check_weak_dtype,
@@ -171,8 +171,9 @@ class FitCLI(LightningCLI):
         check_trainer(self.trainer, fitting, self.datamodule.val_fraction > 0)
         if self.model.weak_dtype:
             check_weak_dtype(self.trainer.strategy)
-        if self.model.compile_backend is not None:
-            check_compiling(self.trainer.strategy)
+        model, lora = self.model, self.model.lora
+        quantised = lora is not None and lora.quantised
+        check_layers(self.trainer.strategy, model.compile_backend is not None, quantised)
         checkpoint = self.config[self.subcommand].ckpt_path
         if fitting and checkpoint is not None:
             strategy = self.trainer.strategy

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wdl.branches.loading import load_branch
+from wdl.branches.quantised import check_quantised, quantise
 from wdl.branches.reading import output_head, vision_weights
 from wdl.branches.whole_weights import whole
 from wdl.errors import UserError
@@ -42,12 +43,15 @@ class Lora:
             those without the interruption.
         target_modules: Layers by the ends of their names (``q_proj``), or ``all-linear`` for all
             but the output head.
+        quantised: Hold the weights that do not train in 4 bits (QLoRA), those of the weak branch
+            too. What is exported is merged into the weights as they were.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: list[str] | str = "all-linear"
+    quantised: bool = False
 
 
 def check_lora(
@@ -70,6 +74,8 @@ def check_lora(
     """
     if find_spec("peft") is None:
         raise UserError("model.lora: peft is missing; pip install 'wdl[lora]'")
+    if lora.quantised:
+        check_quantised()
     if lora.rank < 1 or lora.alpha <= 0 or not 0 <= lora.dropout < 1:
         raise UserError(
             f"model.lora: rank {lora.rank} must be at least 1, alpha {lora.alpha} above 0, dropout "
@@ -113,6 +119,8 @@ def load_adapted(
         UserError: The model or the export does not fit the adapter's settings.
     """
     model = load_branch(base, dtype, packed=packed)
+    if lora.quantised:
+        quantise(model)
     add_adapter(model, lora)
     if strong != base:
         _load_adapter(model, lora, base, strong)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wdl.branches.lora import is_adapter
+from wdl.branches.quantised import quantised_shapes
 from wdl.branches.reading import output_head
 from wdl.branches.whole_weights import whole_shapes
 from wdl.system.types import PretrainedConfig, PreTrainedModel
@@ -54,7 +55,8 @@ class Products:
         embedding, head = model.get_input_embeddings().weight, output_head(model).weight
         weights = {n: w for n, w in model.get_decoder().named_parameters() if w is not embedding}
         token = adapter = 0
-        for name, shape in whole_shapes(weights).items():
+        shapes = whole_shapes(weights) | quantised_shapes(model.get_decoder())
+        for name, shape in shapes.items():
             if len(shape) < 2:
                 continue
             size = shape.numel()

@@ -74,6 +74,8 @@ class PlanCLI(FitCLI):
         strategy = self._get(self.config_init, "trainer").strategy
         machine = _machine(config.trainer, strategy)
         module, data = self.model, self.datamodule
+        if module.lora is not None and module.lora.quantised:
+            raise UserError("model.lora.quantised: 4 bits are not planned yet; leave it out")
         data.check_reader(module.batch_type)
         for name, source in module.sources.items():
             check_source(source, f"model.{name}", weights=False)

@@ -153,13 +153,20 @@ def _check_fit(trainer: Trainer, precision: str, validates: bool) -> None:
             callback._check_on_train_epoch_end = False
 
 
-def check_compiling(strategy: Strategy) -> None:
-    """Refuse to compile layers whose weights are elsewhere.
+def check_layers(strategy: Strategy, compiled: bool, quantised: bool) -> None:
+    """Refuse layers of another kind where their weights are divided among processes.
 
     Raises:
-        UserError: The strategy divides weights among processes.
+        UserError: It is DeepSpeed's strategy at stage 3.
     """
-    if isinstance(strategy, DeepSpeed) and strategy.zero_stage_3:
+    if not (isinstance(strategy, DeepSpeed) and strategy.zero_stage_3):
+        return
+    if quantised:
+        raise UserError(
+            "model.lora.quantised: ZeRO stage 3 divides weights as it loads them, 4 bits are made "
+            "of whole ones; set trainer.strategy.init_args.stage to 2, or leave it out"
+        )
+    if compiled:
         raise UserError(
             "model.compile_backend: ZeRO stage 3 gathers weights as modules run, which a compiled "
             "layer would not see; set trainer.strategy.init_args.stage to 2, or leave it out"
