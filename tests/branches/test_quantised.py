@@ -41,13 +41,15 @@ def nearest(weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_weight_and_gradient_are_those_of_the_formula(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
     layer = nn.Linear(128, 48, bias=True).to(dtype)
     held = QuantisedLinear(layer)
-    rtol = 1e-6 if dtype == torch.float32 else 8e-3
+    rtol, atol = (1e-5, 1e-6) if dtype == torch.float32 else (8e-3, 1e-2)
     torch.testing.assert_close(held.weight.double(), nearest(layer.weight), rtol=rtol, atol=1e-6)
     states = torch.randn(5, 128, dtype=dtype, requires_grad=True)
     out = held(states)
-    torch.testing.assert_close(out, nn.functional.linear(states, held.weight, layer.bias))
+    expected = nn.functional.linear(states, held.weight, layer.bias)
+    torch.testing.assert_close(out, expected, rtol=rtol, atol=atol)
     (gradient,) = torch.autograd.grad(out.sum(), states)
     torch.testing.assert_close(gradient, held.weight.sum(0).expand(5, -1), rtol=rtol, atol=1e-6)
     assert held.state_dict().keys() == {"bias"}
