@@ -154,7 +154,7 @@ def test_a_harmless_program_has_what_it_needs() -> None:
     program = (
         "import os, sys, math, json, threading, multiprocessing, tempfile, numpy\n"
         "with open('x', 'w') as f: f.write(sys.stdin.read())\n"
-        "assert os.getcwd() == os.environ['HOME'] and os.listdir() == ['x']\n"
+        "assert os.getcwd() == os.environ['HOME'] and 'x' in os.listdir()\n"  # beside this Python
         "tempfile.TemporaryFile().close()\n"
         "def twice(x): return 2 * x\n"
         "if __name__ == '__main__':\n"
