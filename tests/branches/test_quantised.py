@@ -106,6 +106,10 @@ def test_a_run_is_merged_into_the_weights_as_they_were(
     main(["export", "--ckpt", str(checkpoint), "--out", "again"])
     again = AutoModelForCausalLM.from_pretrained("again").state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in again.items())
+    for name, value in (("quantised", "false"), ("alpha", "12")):  # as its weights fit all the same
+        for verb in ("fit", "validate"):
+            with pytest.raises(UserError, match=f"trained with model.lora.{name} .*, this run has"):
+                run([verb, *flags, f"--model.lora.{name}={value}", "--ckpt_path=last"])
     flags += ["--trainer.strategy.class_path=wdl.training.deepspeed.DeepSpeed"]
     with pytest.raises(UserError, match=r"^model.lora.quantised: ZeRO stage 3"):
         run(["fit", *flags, "--name=other", "--trainer.strategy.stage=3"])

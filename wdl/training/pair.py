@@ -34,7 +34,7 @@ from wdl.metrics.flops import Trains
 from wdl.metrics.token_mean import TokenMean
 from wdl.system.types import PreTrainedModel
 from wdl.training.optimizer_step import OptimizerStep, Schedule, make_optimizer, with_schedule
-from wdl.training.resume import Agreement, check_weights, resume
+from wdl.training.resume import Agreement, check_adapter, check_weights, resume
 from wdl.training.vision import FrozenVision
 
 
@@ -314,6 +314,7 @@ class Pair(pl.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from it, if it is of this run."""
+        check_adapter(checkpoint["made"].get("lora"), self.lora)
         resume(checkpoint, self._agreement(), fitting=self.trainer.state.fn == "fit")
 
     def _agreement(self) -> Agreement:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from wdl.branches.lora import Lora
 from wdl.errors import UserError
 from wdl.training.checkpoints import Manifest
 
@@ -160,6 +161,30 @@ def resume(checkpoint: dict[str, Any], now: Agreement, fitting: bool) -> None:
             "--ckpt_path"
         )
     _count_anew(checkpoint["loops"]["fit_loop"], before.accumulation, now.accumulation)
+
+
+def check_adapter(before: Mapping[str, Any] | None, now: Lora | None) -> None:
+    """Make sure that an adapter goes on, or is validated, as what it was trained as.
+
+    Its weights would fit all the same, and make another model.
+
+    Args:
+        before: The settings in the checkpoint; None if it holds no adapter.
+        now: Those of this run.
+
+    Raises:
+        UserError: Names the setting that differs.
+    """
+    if before is None or now is None:
+        return  # the names of the weights tell
+    earlier = Lora(**before)
+    for name in ("rank", "alpha", "quantised"):
+        was, is_now = getattr(earlier, name), getattr(now, name)
+        if was != is_now:
+            raise UserError(
+                f"ckpt_path: the checkpoint was trained with model.lora.{name} {was}, this run has "
+                f"{is_now}; restore it, or start without --ckpt_path from what that run exported"
+            )
 
 
 def _named(source: str | None, digest: str | None) -> str:
