@@ -38,10 +38,9 @@ from torch import Tensor
 from wdl.constants import IGNORE_INDEX
 from wdl.losses.matmul import product_dtype
 from wdl.losses.mixed_loss import CHUNK_BYTES, mixed_linear_cross_entropy
+from wdl.metrics.flops import peak_flops
 
 VOCABULARY, HIDDEN, LAM = 151_936, 1024, 0.5
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bfloat16 peak by GPU name, from the maker's data sheets."""
 MATERIALISED_BYTES = {"float32": 28, "bfloat16": 18}
 """Peak per logit of the materialised way; a cell that would not fit in memory leaves it out."""
 
@@ -121,7 +120,7 @@ def row(cell: Cell, measured: dict[str, Measurement]) -> str:
     ours, limit = measured["ours"], measured["products"]
     naive, liger = measured.get("materialised"), measured.get("liger")
     rate = f"{cell.flops / ours.wall / 1e9:.0f}"
-    peak = next((v for k, v in PEAK_FLOPS.items() if k in hardware(cell.device)), None)
+    peak = peak_flops(hardware(cell.device))
     if peak and cell.dtype == "bfloat16":
         rate += f" (MFU {cell.flops / ours.wall / peak:.0%})"
     cells = [

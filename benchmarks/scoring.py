@@ -20,7 +20,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -28,9 +27,9 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from loss import hardware
-from step import SHAPES
+from step import CUDA, SHAPES, clock, qwen3
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3ForCausalLM
 
 from wdl.data.batches import collate
 from wdl.data.encoding import Encoded
@@ -40,7 +39,6 @@ from wdl.losses.entropy import token_entropy
 
 VOCABULARY, HIDDEN, TOKENS = 151_936, 1024, 2048
 PRODUCT_COLUMNS = 8192
-CUDA = torch.cuda.is_available()
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if CUDA else ("cpu", torch.float32)
 SMALL_VOCABULARY = VOCABULARY if CUDA else 32_768
 PADDED = 4096
@@ -70,14 +68,6 @@ def peak() -> int:
     if CUDA:
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def clock() -> float:
-    """Seconds: of the processor, or on a GPU of the clock, when all that was asked is done."""
-    if CUDA:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
 
 
 def measure_head(way: str, repeats: int) -> dict[str, float]:
@@ -126,18 +116,7 @@ def head_table(repeats: int) -> None:
 def small_model() -> PreTrainedModel:
     """A random Qwen3 that a CPU runs in no time; for a GPU, one of the shape of 0.6B."""
     torch.manual_seed(0)
-    small = (256, 768, 4, 4, 2, 64)
-    hidden, intermediate, layers, heads, key_heads, size = SHAPES["0.6B"][:-1] if CUDA else small
-    config = Qwen3Config(
-        vocab_size=SMALL_VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=key_heads,
-        head_dim=size,
-        tie_word_embeddings=True,
-    )
+    config = qwen3(SHAPES["0.6B"] if CUDA else (256, 768, 4, 4, 2, 64, SMALL_VOCABULARY))
     with torch.device(DEVICE):
         model = Qwen3ForCausalLM._from_config(config, dtype=DTYPE)
     return model.eval()

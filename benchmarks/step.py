@@ -9,10 +9,9 @@ timed apart. Each row is a fresh process. Seconds are CPU seconds of two threads
 clock), the median of the repeats; memory is the peak of all, weights, gradients and moments
 included. On a GPU all of these are bfloat16.
 
-FLOPs are those of the matrix products with weights and of causal attention within samples: three
-times the forward pass for a branch that trains, once for one that does not, and twice for one of
-which only an adapter trains, whose own are not counted. What gradient checkpointing computes twice
-counts once. The limit is what they are of SFT's. Linux only.
+FLOPs are those of :mod:`wdl.metrics.flops`. The limit counts passes instead: three forward ones for
+a branch that trains, one for one that does not, and two for one of which only an adapter trains,
+whose own are not counted. Linux only.
 """
 
 import argparse
@@ -25,15 +24,17 @@ import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import torch
-from loss import PEAK_FLOPS, hardware
-from transformers import Qwen3Config
+from loss import hardware
+from transformers import PreTrainedModel, Qwen3Config
 
 from wdl.branches.loading import load_branch
 from wdl.branches.lora import Lora, add_adapter
 from wdl.config.paths import ModelSource
 from wdl.data.batches import Batch, collate_pack
+from wdl.metrics.flops import Products, peak_flops
 from wdl.training.weak_driven import WeakDrivenModule
 
 SHAPES = {
@@ -98,7 +99,7 @@ def parse() -> argparse.Namespace:
 
 def numbers(result: dict[str, float], sft: float | None, limit: float, device: str) -> list[str]:
     """The cells of what was measured; ``sft`` is how long a step of SFT takes, if that is known."""
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
+    peak = peak_flops(device)
     return [
         f"{result['step']:.3f}",
         f"{result['step'] / sft:.3f}" if sft else "",
@@ -132,15 +133,25 @@ def measure(
         steps.append(end - start)
         updates.append(clock() - end)
     host = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    samples = options.tokens // options.sample
+    lengths = [options.sample] * (options.tokens // options.sample)
     return {
         "step": statistics.median(steps[1:]),
         "wall": statistics.median(walls[1:]),
         "update": statistics.median(updates[1:]),
-        "tokens": samples * options.sample,
-        "flops": PASSES[pair] * forward_flops(SHAPES[shape], samples, options.sample),
+        "tokens": sum(lengths),
+        "flops": step_flops(module, lengths),
         "peak": torch.cuda.max_memory_allocated() if CUDA else host,
     }
+
+
+def step_flops(module: WeakDrivenModule, lengths: list[int]) -> int:
+    """Of samples all of whose tokens count, through both branches."""
+    counted = sum(length - 1 for length in lengths)
+    branches = {n: module.branches[n if n in module.branches else "strong"] for n in module.sources}
+    return sum(
+        Products.of(cast(PreTrainedModel, branch)).step(lengths, counted, module.trains(name))
+        for name, branch in branches.items()
+    )
 
 
 def clock() -> float:
@@ -151,10 +162,10 @@ def clock() -> float:
     return time.process_time()
 
 
-def make_module(shape: str, pair: str, recomputes: bool) -> WeakDrivenModule:
-    """The module that ``wdl fit`` trains, with random branches."""
-    hidden, intermediate, layers, heads, key_heads, size, vocabulary = SHAPES[shape]
-    config = Qwen3Config(
+def qwen3(shape: tuple[int, ...]) -> Qwen3Config:
+    """The configuration of a shape."""
+    hidden, intermediate, layers, heads, key_heads, size, vocabulary = shape
+    return Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -165,8 +176,12 @@ def make_module(shape: str, pair: str, recomputes: bool) -> WeakDrivenModule:
         tie_word_embeddings=True,
         architectures=["Qwen3ForCausalLM"],
     )
+
+
+def make_module(shape: str, pair: str, recomputes: bool) -> WeakDrivenModule:
+    """The module that ``wdl fit`` trains, with random branches."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config.to_dict()))
+        (Path(folder) / "config.json").write_text(json.dumps(qwen3(SHAPES[shape]).to_dict()))
         source = ModelSource(folder)
         module = WeakDrivenModule(
             source,
@@ -200,14 +215,6 @@ def make_batch(tokens: int, sample: int, vocabulary: int) -> Batch:
             if isinstance(value, torch.Tensor) and CUDA:
                 part[name] = value.cuda()  # type: ignore[literal-required]
     return batch
-
-
-def forward_flops(shape: tuple[int, ...], samples: int, tokens: int) -> int:
-    """Of the products with weights, 2 each, and of the half of attention that is not masked."""
-    hidden, intermediate, layers, heads, key_heads, size, vocabulary = shape
-    layer = hidden * size * 2 * (heads + key_heads) + 3 * hidden * intermediate
-    scores = 2 * heads * size * tokens * tokens
-    return samples * (layers * (2 * layer * tokens + scores) + 2 * hidden * vocabulary * tokens)
 
 
 if __name__ == "__main__":
